@@ -1,0 +1,1 @@
+"""Instruction data → Conversation, one file per corpus."""

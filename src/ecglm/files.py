@@ -1,0 +1,300 @@
+"""Atomic writes, manifests, fingerprints, locks, safe file names."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ecglm.errors import EcglmError, StaleOutputError, TornOutputError, UnsafeInputError
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no blanks: the text that fingerprints are taken of. NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (hex) of a JSON-able value; equal for equal values whatever the order of keys."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """sha256 (hex) of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk says while writing ``path`` into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EcglmError(f"{path}: no space left on the disk; free some and run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise EcglmError(f"{path}: cannot be written ({os.strerror(error.errno)}); choose another --out") from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path in the same folder; renamed over ``path`` (after fsync) when the block ends without error.
+
+    Raises EcglmError when the disk is full or read-only; the temporary file is removed on any error.
+    """
+    target = Path(path)
+    with _write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{target.name[-80:]}", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+            _fsync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a whole UTF-8 text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write indented JSON with sorted keys atomically; NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Parse a JSON file; EcglmError with the position when it is torn or no JSON, or when a key stands twice."""
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            seen: set[str] = set()
+            twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+            raise EcglmError(f"{path}: key '{twice}' stands twice in one object")
+        return result
+
+    try:
+        with open(path, encoding="utf-8-sig") as handle:
+            return json.load(handle, object_pairs_hook=no_duplicates)
+    except FileNotFoundError as error:
+        raise EcglmError(f"{path}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EcglmError(f"{path}: not valid JSON ({error})") from error
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside ``path``, renamed to it when the block ends; an existing ``path`` is replaced."""
+    target = Path(path)
+    with _write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{target.name[:80]}-", dir=target.parent))
+        try:
+            yield temporary
+            os.chmod(temporary, 0o755)
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    with open(file, "rb+") as written:
+                        os.fsync(written.fileno())
+            if target.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".old-{target.name[:80]}-", dir=target.parent))
+                os.replace(target, old / "replaced")
+                os.replace(temporary, target)
+                shutil.rmtree(old)
+            else:
+                os.replace(temporary, target)
+            _fsync_folder(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_manifest(
+    path: str | os.PathLike[str],
+    kind: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, str],
+    **facts: Any,
+) -> dict[str, Any]:
+    """Write a manifest (always the last file of an output) and return it.
+
+    kind: what the output is (``"segment-store"``, ``"conversations"``, ``"checkpoint"`` …). settings: what shaped it;
+    inputs: name → fingerprint of what it was made from; outputs: relative file name → sha256. The manifest's own
+    ``fingerprint`` is taken of kind, settings and inputs: it is known before the work starts and has no clock in it.
+    """
+    manifest = {
+        "manifest_version": MANIFEST_VERSION,
+        "kind": kind,
+        "fingerprint": plan_fingerprint(kind, settings, inputs),
+        "settings": dict(settings),
+        "inputs": dict(inputs),
+        "outputs": dict(outputs),
+        **facts,
+    }
+    write_json(path, manifest)
+    return manifest
+
+
+def plan_fingerprint(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """The fingerprint a manifest with these facts will carry."""
+    return fingerprint({"kind": kind, "settings": dict(settings), "inputs": dict(inputs)})
+
+
+def read_manifest(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read a manifest and check its kind and version. ``path`` is the file, or the folder that holds it.
+
+    Raises TornOutputError when it is missing (the output is unfinished) and EcglmError when it is another kind.
+    """
+    file = Path(path) / MANIFEST if Path(path).is_dir() else Path(path)
+    if not file.exists():
+        if not Path(path).exists() and not file.parent.exists():
+            raise EcglmError(f"{path}: no such {kind}")
+        raise TornOutputError(
+            f"{path}: unfinished or not a {kind} (no {file.name}); run the command that makes it again"
+        )
+    manifest = read_json(file)
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
+        raise EcglmError(f"{file}: is a '{found}', a {kind} is needed here")
+    if manifest.get("manifest_version") != MANIFEST_VERSION:
+        raise StaleOutputError(
+            f"{file}: made with manifest version {manifest.get('manifest_version')}, this ecglm reads "
+            f"{MANIFEST_VERSION}; make it again with --overwrite"
+        )
+    return manifest
+
+
+def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: bool) -> str:
+    """``"new"``, ``"unfinished"`` (goes on) or ``"finished"`` (is reused) for an output folder and a plan fingerprint.
+
+    The plan of unfinished work stands in ``plan.json``. Raises StaleOutputError when the folder was made with other
+    settings or holds something else, unless ``overwrite``: then the folder is emptied.
+    """
+    folder = Path(path)
+    if overwrite and folder.exists():
+        if not (folder / MANIFEST).exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
+            raise EcglmError(f"{folder}: not made by ecglm, will not be overwritten; choose another --out")
+        shutil.rmtree(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        with _write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "plan.json", {"kind": kind, "fingerprint": plan})
+        return "new"
+    finished = (folder / MANIFEST).exists()
+    source = folder / (MANIFEST if finished else "plan.json")
+    if not source.exists():
+        raise StaleOutputError(f"{folder}: exists and is no {kind}; choose another --out")
+    found = read_json(source)
+    if found.get("kind") != kind or found.get("fingerprint") != plan:
+        raise StaleOutputError(
+            f"{folder}: made with other settings or from other inputs; use --overwrite to replace it, or another --out"
+        )
+    return "finished" if finished else "unfinished"
+
+
+def bare_file_name(name: str, context: str) -> str:
+    """``name`` if it is a plain file name, else UnsafeInputError: no folders, ``..``, ``~``, drive or NUL in it."""
+    bad = not name or name in (".", "..") or name.startswith("~") or any(c in name for c in "/\\\0:")
+    if bad:
+        raise UnsafeInputError(f"{context}: refuses file name {name!r}; it must be a plain name in the same folder")
+    return name
+
+
+def inside(root: Path, path: Path, context: str) -> Path:
+    """``path`` if it stays inside ``root`` once links are followed, else UnsafeInputError."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UnsafeInputError(f"{context}: {path.name} leads outside its folder; refused")
+    return path
+
+
+def read_jsonl(path: str | os.PathLike[str], *, allow_torn: bool = False) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file. A broken line is an EcglmError, except the last one when ``allow_torn``."""
+    rows: list[dict[str, Any]] = []
+    data = Path(path).read_bytes()
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        torn = number == len(lines) and line != b""
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            if torn and allow_torn:
+                break
+            raise EcglmError(f"{path}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise EcglmError(f"{path}, line {number}: a JSON object is needed, found {type(row).__name__}")
+        if torn and allow_torn:
+            break
+        rows.append(row)
+    return rows
+
+
+def append_jsonl(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
+    """Append rows with one write and fsync, so that a killed run loses at most this call's rows."""
+    target = Path(path)
+    text = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for row in rows)
+    with _write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "ab") as handle:
+            handle.write(text.encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a lock file for the block; EcglmError at once when another process holds it. Freed when a process dies."""
+    target = Path(path)
+    with _write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(target, "a")  # noqa: SIM115 - held for the block
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise EcglmError(
+            f"{target.parent}: another process is working here; wait for it or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        target.unlink(missing_ok=True)
+        handle.close()

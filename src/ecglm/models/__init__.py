@@ -1,0 +1,1 @@
+"""Encoder, connector, language model, and the one ELM."""

@@ -1,0 +1,1 @@
+"""ECG encoders, one file each."""

@@ -1,0 +1,1 @@
+"""Conversation and segments → Example → batch."""

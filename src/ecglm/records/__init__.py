@@ -1,0 +1,1 @@
+"""Raw recordings → Record, one file per source."""

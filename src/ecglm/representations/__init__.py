@@ -1,0 +1,1 @@
+"""Segment → what the model reads, one file per way."""

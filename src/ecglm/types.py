@@ -1,0 +1,126 @@
+"""The nouns every room shares: frozen dataclasses without logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+#: Canonical lead order of every array behind ``signals/leads.py``.
+LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+#: Where an ECG is shown inside the text of a conversation.
+ECG_MARK = "<ecg>"
+
+#: The splits a row may belong to; an empty string means "not assigned yet".
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One recording as its file says.
+
+    signal: float32 ``(num_leads, num_samples)`` in millivolts, rows named by ``leads``; NaN marks missing samples.
+    sampling_rate: Hz. record_id: ``"<source>/<native id>"``. patient_id: ``"<source>/<patient>"``, or the record id
+    with ``patient_known=False`` where the source has no patients. labels: ``"group:name"``, e.g. ``"superclass:NORM"``.
+    metadata: JSON-able facts (age, measurements in ms, report language, reader notes under ``"notes"``).
+    """
+
+    record_id: str
+    signal: np.ndarray
+    sampling_rate: float
+    leads: tuple[str, ...]
+    patient_id: str = ""
+    patient_known: bool = True
+    fold: int | None = None
+    split: str = ""
+    report: str = ""
+    labels: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """What a pipeline makes of one record.
+
+    signal: float32 ``(num_segments, 12, seg_len)`` in millivolts, canonical leads. start_s: seconds from the start of
+    the record, one per segment. rate: Hz. quality: per record, JSON-able, flags under ``"flags"``.
+    """
+
+    signal: np.ndarray
+    start_s: tuple[float, ...]
+    rate: int
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """An instruction item: turns of text in which ``<ecg>`` stands where an ECG is shown, in the order of ``ecgs``.
+
+    ecgs: record ids. patients: patient ids of those records, same order. metadata: JSON-able extras
+    (question_type, template_id, the answer list for set-based scoring …).
+    """
+
+    id: str
+    corpus: str
+    task: str
+    split: str
+    ecgs: tuple[str, ...]
+    patients: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    source_id: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EcgInput:
+    """One ECG as a representation hands it to the prompt.
+
+    token_ids: int64 ``(num_tokens,)``, indices into the representation's ``added_tokens``. tensor: what the encoder
+    reads (float32, shape fixed per representation), or None where the tokens are all there is.
+    """
+
+    token_ids: np.ndarray
+    tensor: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training or prediction sequence, before collation.
+
+    input_ids, labels: int64 ``(length,)``; labels are -100 wherever no loss is wanted. ecg: float32
+    ``(num_ecgs, …)`` for the encoder or None. truncated: what the length policy had to do, empty when nothing.
+    """
+
+    id: str
+    input_ids: np.ndarray
+    labels: np.ndarray
+    ecg: np.ndarray | None = None
+    truncated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One generated answer: a row of ``predictions.jsonl`` (see docs/design.md, §6)."""
+
+    id: str
+    ecgs: tuple[str, ...]
+    task: str
+    turn: int
+    prompt: str
+    reference: str
+    prediction: str
+    control: str
+    seed: int
+    patient_id: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
