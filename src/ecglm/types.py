@@ -87,11 +87,13 @@ class EcgInput:
     """One ECG as a representation hands it to the prompt.
 
     token_ids: int64 ``(num_tokens,)``, indices into the representation's ``added_tokens``. tensor: what the encoder
-    reads (float32, shape fixed per representation), or None where the tokens are all there is.
+    reads (float32, shape fixed per representation), or None where the tokens are all there is. truncated: what the
+    representation's length policy cut, empty when nothing.
     """
 
     token_ids: np.ndarray
     tensor: np.ndarray | None = None
+    truncated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,15 @@ class Example:
     """One training or prediction sequence, before collation.
 
     input_ids, labels: int64 ``(length,)``; labels are -100 wherever no loss is wanted. ecg: float32
-    ``(num_ecgs, …)`` for the encoder or None. truncated: what the length policy had to do, empty when nothing.
+    ``(num_ecgs, …)`` for the encoder or None. branches: int64 ``(length,)`` where several conversations share one
+    prefix (0 = the prefix, k = conversation k), or None. truncated: what the length policy had to do.
     """
 
     id: str
     input_ids: np.ndarray
     labels: np.ndarray
     ecg: np.ndarray | None = None
+    branches: np.ndarray | None = None
     truncated: tuple[str, ...] = ()
 
 

@@ -1,0 +1,13 @@
+"""Exact match after lower-casing, collapsing spaces and dropping final punctuation."""
+
+from __future__ import annotations
+
+from ecglm.evaluation.metrics.base import Row, answer_text, normalise, row_mean
+from ecglm.registry import register
+
+
+@register("metrics", "exact_norm")
+@row_mean()
+def exact_norm(row: Row) -> float:
+    """1 where the normalised strings are equal, else 0."""
+    return float(normalise(answer_text(row)) == normalise(str(row["reference"])) != "")

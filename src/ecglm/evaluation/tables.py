@@ -1,0 +1,158 @@
+"""The table of results: representation × task → score with interval, beside its controls; text cells and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ecglm.errors import EcglmError
+from ecglm.evaluation.baselines import MAJORITY
+from ecglm.evaluation.controls import REAL
+
+#: Conditions in the order in which they are shown, as a table's heading names them.
+CONDITIONS: dict[str, str] = {
+    "blank": "blank",
+    "noise": "noise",
+    "swap": "another patient",
+    "no-ecg": "no ECG",
+}
+#: Metrics as a reader knows them.
+METRICS: dict[str, str] = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "within_5_bpm": "within 5 bpm",
+    "rougeL": "ROUGE-L",
+}
+NONE = "–"
+
+_WIDE = 140  # columns that the whole table needs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model's results as tables and reports show them.
+
+    name: the representation or the model, one of its own per run. scores: the content of scores.json. details: facts
+    shown under the name (parameters, tokens per ECG, leads and rate shown …). rows: its predictions (reports only).
+    """
+
+    name: str
+    scores: Mapping[str, Any]
+    details: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
+def check_names(runs: Sequence[Run]) -> None:
+    """EcglmError unless there are runs, each with a name of its own: rows that cannot be told apart are no result."""
+    if not runs:
+        raise EcglmError("no runs to show; score one first (`ecglm score DIR`)")
+    names = [run.name for run in runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise EcglmError(f"two runs are called '{twice}'; give each a name of its own")
+
+
+def conditions_of(runs: Sequence[Run]) -> list[str]:
+    """Every control that any run has: the usual ones first, then others by name."""
+    found = {c for run in runs for c in run.scores["controls"]} - {REAL}
+    return [c for c in CONDITIONS if c in found] + sorted(found - set(CONDITIONS))
+
+
+def tasks_of(runs: Sequence[Run]) -> list[str]:
+    """Every task that any run has, by name."""
+    return sorted({task for run in runs for task in run.scores["main"]})
+
+
+def main_estimate(run: Run, condition: str, task: str) -> Mapping[str, Any] | None:
+    """The estimate of a task's main metric under ``real``, a control or ``majority``; None where there is none."""
+    part = run.scores["baselines"] if condition == MAJORITY else run.scores["controls"]
+    return part.get(condition, {}).get(task, {}).get(run.scores["main"].get(task))
+
+
+def gap_estimate(run: Run, task: str) -> Mapping[str, Any] | None:
+    """The headline gap of a task's main metric, real − best control; None where there are no controls."""
+    return run.scores["gaps"].get(task, {}).get(run.scores["main"].get(task))
+
+
+def say(estimate: Mapping[str, Any] | None, *, with_interval: bool = False, signed: bool = False) -> str:
+    """``0.97``, ``0.97 [0.94, 0.99]``, ``+0.61 [+0.52, +0.69]``; a dash where nothing is known."""
+    if estimate is None or estimate["value"] is None:
+        return NONE
+    form = "{:+.2f}" if signed else "{:.2f}"
+
+    def number(value: float) -> str:
+        return form.format(round(value, 2) + 0.0)  # never "-0.00"
+
+    text = number(estimate["value"])
+    if with_interval and estimate["low"] is not None:
+        text += f" [{number(estimate['low'])}, {number(estimate['high'])}]"
+    return text
+
+
+def results_table(runs: Sequence[Run]) -> list[list[str]]:
+    """Header and one row per run and task: score with 95 % interval, each control, majority, gap with interval."""
+    check_names(runs)
+    conditions = conditions_of(runs)
+    table = [
+        ["representation", "task", "metric", "score [95 %]"]
+        + [CONDITIONS.get(c, c) for c in conditions]
+        + ["majority", "gap to best control [95 %]"]
+    ]
+    for task in tasks_of(runs):
+        for run in runs:
+            if task not in run.scores["main"]:
+                continue
+            metric = run.scores["main"][task]
+            table.append(
+                [run.name, task, METRICS.get(metric, metric)]
+                + [say(main_estimate(run, REAL, task), with_interval=True)]
+                + [say(main_estimate(run, c, task)) for c in (*conditions, MAJORITY)]
+                + [say(gap_estimate(run, task), with_interval=True, signed=True)]
+            )
+    return table
+
+
+def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
+    """Print the table of results, what was shown to each model, and every warning that the scores carry.
+
+    Narrow terminals get intervals on a line of their own and no column for the metric; a file or pipe gets one line
+    per row, so that it can be searched.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, _WIDE + 40))
+    narrow = console.width < _WIDE
+    header, *body = results_table(runs)
+    table = Table(
+        title="Score on the true ECG, beside the same model's score without it",
+        title_justify="left",
+        box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD,
+        padding=(0, 1 - narrow),
+    )
+    chosen = [i for i, title in enumerate(header) if not (narrow and title == "metric")]
+    for i in chosen:
+        is_text = i < header.index("score [95 %]")
+        title = "model" if narrow and i == 0 else header[i]
+        table.add_column(title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+        if narrow and not is_text:
+            short = header[i].replace(" to best control", "")
+            table.columns[-1].header = (
+                short.replace(" [", "\n[").replace("another ", "another\n").replace("no ", "no\n")
+            )
+    for i, cells in enumerate(body):
+        last_of_task = i + 1 == len(body) or body[i + 1][1] != cells[1]
+        shown = [cells[j].replace(" [", "\n[") if narrow else cells[j] for j in chosen]
+        table.add_row(*map(escape, shown), end_section=last_of_task)
+    console.print(table)
+    for run in runs:
+        if run.details:
+            facts = ", ".join(f"{key} {value}" for key, value in run.details.items())
+            console.print(f"{escape(run.name)}: {escape(facts)}", highlight=False)
+    for warning in dict.fromkeys(w for run in runs for w in run.scores["warnings"]):
+        console.print(f"[yellow]warning[/yellow] {escape(warning)}", highlight=False)

@@ -1,0 +1,198 @@
+"""Checkpoints: a folder of safetensors and JSON that is complete by itself and cannot run code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ecglm.representations.base import build_representation
+from huggingface_hub import HfApi, snapshot_download
+from safetensors.torch import load_file, save_file
+
+from ecglm import config as strict
+from ecglm.errors import ConfigError, EcglmError, TornOutputError
+from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_json, write_manifest
+from ecglm.models.connector import Connector
+from ecglm.models.elm import Elm
+from ecglm.models.encoders.base import build_encoder
+from ecglm.models.llm import add_ecg_tokens, load_llm, no_bars, tiny_llm, train_tokenizer
+from ecglm.prompts.chat import chat_format
+from ecglm.prompts.examples import Prompter
+
+KIND = "checkpoint"
+FORMAT = 1
+CONFIG, WEIGHTS = "config.json", "ecg.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """The small from-scratch language model of ``llm: tiny``."""
+
+    hidden: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    vocab_size: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A recipe's ``model`` section. llm: ``tiny``, a hub id or a folder."""
+
+    llm: str = "tiny"
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    encoder: str = "resnet1d"
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    connector: str = "mlp2x_gelu"
+    chat_format: str = "auto"
+    system: str = ""
+    max_len: int = 1024
+
+
+@dataclass
+class Bundle:
+    """A model with everything needed to use it: what a checkpoint holds.
+
+    elm: the network. prompter: tokenizer, chat format, length policy. representation: segment → input.
+    pipeline: configuration of the signal pipeline that made the training segments. model: the model settings.
+    """
+
+    elm: Elm
+    prompter: Prompter
+    representation: Any
+    pipeline: dict[str, Any]
+    model: ModelConfig
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.elm.parameters())
+
+
+def create(model: ModelConfig, representation: Any, pipeline: dict[str, Any], texts: list[str], seed: int) -> Bundle:
+    """A new model with random connector (and, for ``tiny``, random everything). texts: corpus for its tokenizer."""
+    if model.llm == "tiny":
+        tokenizer = train_tokenizer(texts, model.tiny.vocab_size)
+        add_ecg_tokens(None, tokenizer, representation.added_tokens)
+        llm: Any = tiny_llm(
+            tokenizer,
+            hidden=model.tiny.hidden,
+            num_layers=model.tiny.num_layers,
+            num_heads=model.tiny.num_heads,
+            max_len=model.max_len,
+            seed=seed,
+        )
+    else:
+        llm, tokenizer = load_llm(model.llm)
+        add_ecg_tokens(llm, tokenizer, representation.added_tokens, seed)
+    return _bundle(llm, tokenizer, model, representation, pipeline, seed)
+
+
+def _bundle(
+    llm: Any, tokenizer: Any, model: ModelConfig, representation: Any, pipeline: dict[str, Any], seed: int
+) -> Bundle:
+    chat = chat_format(model.chat_format, tokenizer)
+    prompter = Prompter.create(tokenizer, chat, representation.added_tokens, model.max_len, model.system)
+    encoder = connector = placeholder = None
+    if representation.placeholder is not None:
+        placeholder = int(tokenizer.get_vocab()[representation.placeholder])
+        num_leads, num_samples = representation.input_shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = build_encoder(
+                model.encoder, num_leads=num_leads, num_samples=num_samples, options=model.encoder_options
+            )
+            connector = Connector(
+                model.connector,
+                dim=encoder.dim,  # type: ignore[arg-type]
+                hidden=llm.config.get_text_config().hidden_size,
+                num_tokens=representation.num_tokens,
+            )
+    return Bundle(Elm(llm, encoder, connector, placeholder), prompter, representation, pipeline, model)
+
+
+def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint's files into an existing folder, the manifest last."""
+    with no_bars():
+        bundle.elm.llm.save_pretrained(folder / "llm")
+    bundle.prompter.tokenizer.save_pretrained(folder / "llm")
+    ecg = {k: v.contiguous().cpu() for k, v in bundle.elm.state_dict().items() if not k.startswith("llm.")}
+    if ecg:
+        save_file(ecg, folder / WEIGHTS)
+    bundle.representation.save(folder)
+    settings = {
+        "format": FORMAT,
+        "model": strict.to_dict(bundle.model),
+        "representation": bundle.representation.config(),
+        "pipeline": bundle.pipeline,
+    }
+    write_json(folder / CONFIG, settings)
+    outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    write_manifest(folder / "manifest.json", KIND, settings, {}, outputs, **(facts or {}))
+
+
+def save_pretrained(bundle: Bundle, folder: str | Path, facts: dict[str, Any] | None = None) -> Path:
+    """Save a checkpoint atomically; an older one of the same name is replaced."""
+    with atomic_dir(folder) as temporary:
+        write_checkpoint(bundle, temporary, facts)
+    return Path(folder)
+
+
+def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
+    """Load a checkpoint from a folder or a hub id. Nothing in it is executed.
+
+    Raises TornOutputError naming the file when one is missing or differs from the manifest (``verify`` checks the
+    sha256 of all), ConfigError when it belongs to another version of the format.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source))
+    manifest = read_manifest(folder, KIND)
+    for name, digest in manifest["outputs"].items():
+        file = folder / name
+        if not file.is_file():
+            raise TornOutputError(f"{folder}: the checkpoint lacks {name}; copy it again, whole")
+        if verify and file_sha256(file) != digest:
+            raise TornOutputError(f"{file}: differs from the manifest (damaged or edited); copy the checkpoint again")
+    settings = read_json(folder / CONFIG)
+    if settings.get("format") != FORMAT:
+        raise ConfigError(f"{folder / CONFIG}: checkpoint format {settings.get('format')}, this ecglm reads {FORMAT}")
+    model = strict.from_dict(ModelConfig, settings["model"], str(folder / CONFIG))
+    representation = build_representation(settings["representation"], folder)
+    llm, tokenizer = load_llm(str(folder / "llm"))
+    bundle = _bundle(llm, tokenizer, model, representation, settings["pipeline"], seed=0)
+    load_ecg_weights(bundle.elm, folder)
+    bundle.elm.eval()
+    return bundle
+
+
+def load_ecg_weights(elm: Elm, folder: Path) -> None:
+    """Load encoder and connector; EcglmError listing the names when the weights are not those of this model."""
+    wanted = {k: v for k, v in elm.state_dict().items() if not k.startswith("llm.")}
+    found = load_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else {}
+    wrong = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": wrong,
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{len(v)} {k} (first: {v[0]})" for k, v in problems.items() if v)
+        raise EcglmError(f"{folder / WEIGHTS}: not the weights of this model: {told}")
+    elm.load_state_dict(found, strict=False)
+
+
+def _download(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+    except (OSError, ValueError) as error:
+        raise EcglmError(f"{name}: no such checkpoint folder, and not to be had from the hub ({error})") from error
+
+
+def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
+    """Upload a checkpoint folder to the Hugging Face hub; returns its address."""
+    read_manifest(folder, KIND)
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    return str(api.upload_folder(folder_path=str(folder), repo_id=repo_id))
+

@@ -1,0 +1,119 @@
+"""Language models: any causal LM by hub id or path, and ``tiny``, a small one made here with its own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
+
+from ecglm.errors import ConfigError
+
+PAD, TURN_START, TURN_END = "<pad>", "<|im_start|>", "<|im_end|>"
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Keep the library's progress bars (one per weight file) out of the terminal for the block."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on the corpus; digits stay single so that numbers are spelled, not memorised.
+
+    Every UTF-8 text can be encoded. Its control tokens are those of the ``chatml`` chat format.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, TURN_START, TURN_END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    # Sorted and counted once: the merges must not depend on the order in which the conversations came.
+    tokenizer.train_from_iterator(sorted(texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=TURN_END, additional_special_tokens=[TURN_START]
+    )
+
+
+def tiny_llm(
+    tokenizer: Any, *, hidden: int = 128, num_layers: int = 4, num_heads: int = 4, max_len: int = 2048, seed: int = 0
+) -> LlamaForCausalLM:
+    """A Llama-architecture model with random weights, small enough to train on a CPU in seconds (arXiv 2302.13971)."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=hidden * 3,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        max_position_embeddings=max_len,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.05,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def load_llm(name: str, *, dtype: str = "float32") -> tuple[Any, Any]:
+    """``(model, tokenizer)`` of any causal LM, by hub id or local folder; safetensors only, no code of the repository.
+
+    Raises ConfigError with the reason when it cannot be loaded (not found, offline, needs its own code).
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        with no_bars():
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"language model '{name}' cannot be loaded: {first}") from error
+    return model, tokenizer
+
+
+def add_ecg_tokens(model: Any, tokenizer: Any, added_tokens: Sequence[str], seed: int = 0) -> None:
+    """Make the ECG tokens (and a padding token, where the tokenizer has none) known to tokenizer and model.
+
+    They are control tokens: no text a user types turns into one. New embedding rows are the mean of the old ones
+    plus small seeded noise. A model built for this tokenizer already has the rows and is left alone.
+    """
+    vocab = tokenizer.get_vocab()
+    new = [AddedToken(t, special=True, normalized=False) for t in added_tokens if t not in vocab]
+    if new:
+        tokenizer.add_tokens(new, special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    if model is None:
+        return
+    old_rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= old_rows:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    generator = torch.Generator().manual_seed(seed)
+    tables = [model.get_input_embeddings().weight]
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is not tables[0]:
+        tables.append(output.weight)
+    with torch.no_grad():
+        for table in tables:
+            old = table[:old_rows].float()
+            noise = torch.randn(table.shape[0] - old_rows, table.shape[1], generator=generator)
+            table[old_rows:] = (old.mean(0) + 0.1 * old.std() * noise.to(old.device)).to(table.dtype)

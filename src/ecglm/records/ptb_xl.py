@@ -1,0 +1,264 @@
+"""PTB-XL (Wagner et al. 2020, PhysioNet): WFDB records at 100 and 500 Hz, one metadata table, SCP-ECG statements."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
+from ecglm.files import file_sha256, fingerprint
+from ecglm.records.tables import number, read_table, whole_number
+from ecglm.records.wfdb_files import read_wfdb
+from ecglm.registry import register
+from ecglm.types import Record
+
+TABLE = "ptbxl_database.csv"
+STATEMENTS = "scp_statements.csv"
+_MEND = "--root must be a PTB-XL folder (see https://physionet.org/content/ptb-xl/)"
+_COLUMNS = (
+    *("ecg_id", "patient_id", "age", "sex", "device", "recording_date", "report", "scp_codes", "heart_axis"),
+    *("validated_by_human", "strat_fold", "filename_lr", "filename_hr"),
+)
+_FILENAME = {"100": "filename_lr", "500": "filename_hr"}
+_STATEMENT = re.compile(r"\s*(['\"])([A-Za-z0-9_/()+.\- ]{1,40})\1\s*:\s*([-+]?\d{1,9}(?:\.\d{0,9})?)\s*")
+_MAX_CODES_TEXT = 4096
+
+#: Records of version 1.0.1 that later versions removed.
+_REMOVED_AFTER_1_0_1 = frozenset({137, *range(139, 144), 145, 456, 458, 459, 461, 462})
+
+
+def parse_scp_codes(text: str) -> dict[str, float]:
+    """``{'NORM': 100.0, 'SR': 0.0}`` as a dict; ValueError for anything but a flat dict of names to numbers."""
+    body = text.strip()
+    if len(body) > _MAX_CODES_TEXT or not (body.startswith("{") and body.endswith("}")):
+        raise ValueError("a flat dict of statements to likelihoods is needed")
+    codes: dict[str, float] = {}
+    items = body[1:-1].split(",")
+    if not items[-1].strip():
+        items.pop()  # an empty dict, or a comma after the last item
+    for item in items:
+        found = _STATEMENT.fullmatch(item)
+        if not found or found[2] in codes:
+            raise ValueError(f"{item.strip()[:60]!r} is not a statement and its likelihood")
+        codes[found[2]] = float(found[3])
+    return codes
+
+
+@register("records", "ptb-xl")
+@dataclass(frozen=True, kw_only=True)
+class PtbXl:
+    """The PTB-XL folder ``root`` (``ptbxl_database.csv``, ``scp_statements.csv``, ``records100/``, ``records500/``).
+
+    resolution: ``"100"`` or ``"500"`` Hz; ``"auto"`` takes the set of which more table rows are on disk, 500 on ties.
+    on_checksum: what a record is whose data and header disagree: noted, or rejected.
+
+    Labels: ``superclass:`` and ``subclass:`` of every diagnostic statement whatever its likelihood (as the official
+    example code aggregates), ``form:``, ``rhythm:``, and ``scp:`` for every statement; names as ``scp_statements.csv``
+    has them. Folds are the official ``strat_fold``: 1-8 train, 9 val, 10 test. The report is kept in its language.
+    """
+
+    root: Path
+    resolution: Literal["auto", "100", "500"] = "auto"
+    on_checksum: Literal["warn", "reject"] = "warn"
+    name = "ptb-xl"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+        if self.resolution not in ("auto", "100", "500"):
+            raise EcglmError(f"resolution '{self.resolution}' is unknown; 'auto', '100' or '500' is needed")
+        if self.on_checksum not in ("warn", "reject"):
+            raise EcglmError(f"on_checksum '{self.on_checksum}' is unknown; 'warn' or 'reject' is needed")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker gets the options, and reads the tables once however many tasks it is sent.
+        return _shared, (self.root, self.resolution, self.on_checksum)
+
+    def version(self) -> str:
+        """``"1.0.1"``, ``"1.0.3"`` or ``"unknown"``, told from records that only the older version has."""
+        ids = self._rows.keys()  # a table has rows
+        if ids & _REMOVED_AFTER_1_0_1:
+            return "1.0.1"
+        covers = min(ids) < min(_REMOVED_AFTER_1_0_1) and max(ids) > max(_REMOVED_AFTER_1_0_1)
+        return "1.0.3" if covers else "unknown"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What is read: options, tables by sha256, and which records are there; the same in any folder."""
+        keys = self.keys()
+        return {
+            "source": self.name,
+            "reader": 1,
+            "version": self.version(),
+            "resolution": self._resolution,
+            "on_checksum": self.on_checksum,
+            "tables": {name: file_sha256(self.root / name) for name in (TABLE, STATEMENTS)},
+            "records": fingerprint(keys),
+        }
+
+    def keys(self) -> list[str]:
+        """Record ids that have a table row and a header on disk, by ascending ``ecg_id``."""
+        _ = self._statements  # a mistake in a table is told before the long work
+        return list(self._on_disk[self._resolution]["read"])
+
+    def accounting(self) -> dict[str, list[str]]:
+        """``no_metadata``: on disk without a table row; ``not_on_disk``: in the table without a header on disk."""
+        found = self._on_disk[self._resolution]
+        return {name: list(found[name]) for name in ("no_metadata", "not_on_disk")}
+
+    def read(self, key: str) -> Record:
+        """The record ``key`` (``"ptb-xl/00001"``) with labels, report, patient, fold and metadata.
+
+        Raises RejectedRecord for a row or a signal that cannot be used, EcglmError for a key without a table row.
+        """
+        ecg_id = _ecg_id(key)
+        row = self._rows.get(ecg_id) if ecg_id is not None else None
+        if row is None:
+            raise EcglmError(f"{self.root / TABLE}: no row for {key}; keys look like ptb-xl/00001")
+        path = self.root / f"{row[_FILENAME[self._resolution]]}.hea"
+        record = read_wfdb(path, key, on_checksum=self.on_checksum)
+        try:
+            codes = parse_scp_codes(row["scp_codes"])
+        except ValueError as error:
+            raise RejectedRecord("scp_codes_invalid", f"{self.root / TABLE}, ecg_id {ecg_id}: {error}") from error
+        try:
+            patient = whole_number(row["patient_id"]) if row["patient_id"] else None
+            fold = whole_number(row["strat_fold"]) if row["strat_fold"] else None
+            age = number(row["age"]) if row["age"] else None
+            if fold is not None and not 1 <= fold <= 10:
+                raise ValueError(f"strat_fold {fold} is not in 1..10")
+        except ValueError as error:
+            raise RejectedRecord("metadata_invalid", f"{self.root / TABLE}, ecg_id {ecg_id}: {error}") from error
+        metadata = {
+            **record.metadata,
+            "age": age if age != 300 else None,  # 300 stands for "over 89"
+            "age_over_89": age is not None and age > 89,
+            "sex": {"0": "male", "1": "female"}.get(row["sex"].removesuffix(".0")),
+            "likelihoods": codes,
+            "heart_axis": row["heart_axis"] or None,
+            "device": row["device"] or None,
+            "validated_by_human": {"true": True, "false": False}.get(row["validated_by_human"].lower()),
+            "recording_date": row["recording_date"] or None,
+            "dataset_version": self._version,
+        }
+        return dataclasses.replace(
+            record,
+            patient_id=f"{self.name}/{patient}" if patient is not None else key,
+            patient_known=patient is not None,
+            fold=fold,
+            split="" if fold is None else "train" if fold <= 8 else "val" if fold == 9 else "test",
+            report=row["report"],
+            labels=self._labels(codes),
+            metadata=metadata,
+        )
+
+    def _labels(self, codes: dict[str, float]) -> tuple[str, ...]:
+        """``group:name`` of the statements, groups in the order of the class docstring, names sorted within."""
+        groups: dict[str, set[str]] = {"superclass": set(), "subclass": set(), "form": set(), "rhythm": set()}
+        for code in codes:
+            for group, name in self._statements.get(code, ()):
+                groups[group].add(name)
+        groups["scp"] = set(codes)
+        return tuple(f"{group}:{name}" for group, names in groups.items() for name in sorted(names))
+
+    @functools.cached_property
+    def _version(self) -> str:
+        return self.version()
+
+    @functools.cached_property
+    def _rows(self) -> dict[int, dict[str, str]]:
+        """Table rows by ``ecg_id``, ascending; only the columns that are used."""
+        path = self.root / TABLE
+        rows: dict[int, dict[str, str]] = {}
+        for row in read_table(path, _COLUMNS, "ecg_id", mend=_MEND):
+            try:
+                ecg_id = whole_number(row["ecg_id"])
+            except ValueError as error:
+                raise EcglmError(f"{path}: ecg_id {row['ecg_id']!r} is no whole number") from error
+            if ecg_id in rows:
+                raise EcglmError(f"{path}: ecg_id {ecg_id} stands twice; keep one row")
+            for column in _FILENAME.values():
+                _check_file_name(row[column], f"{path}, ecg_id {ecg_id}, {column}")
+            rows[ecg_id] = {column: row[column] for column in _COLUMNS}
+        if not rows:
+            raise EcglmError(f"{path}: has no rows; {_MEND}")
+        return dict(sorted(rows.items()))
+
+    @functools.cached_property
+    def _statements(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        """SCP statement → the (group, name) labels it stands for. The column of statements has no name."""
+        path = self.root / STATEMENTS
+        columns = ("", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
+        result = {}
+        for row in read_table(path, columns, "", mend=_MEND):
+            labels = []
+            if _is_one(row["diagnostic"]):
+                labels.append(("superclass", row["diagnostic_class"]))
+                if row["diagnostic_subclass"]:
+                    labels.append(("subclass", row["diagnostic_subclass"]))
+            labels += [(group, row[""]) for group in ("form", "rhythm") if _is_one(row[group])]
+            result[row[""]] = tuple(labels)
+        return result
+
+    @functools.cached_property
+    def _on_disk(self) -> dict[str, dict[str, list[str]]]:
+        """Per resolution, ids: ``read`` (row and header), ``no_metadata``, ``not_on_disk``; folders are listed once."""
+        wanted = ("500", "100") if self.resolution == "auto" else (self.resolution,)
+        result = {}
+        for resolution in wanted:
+            column = _FILENAME[resolution]
+            found = _headers(self.root, f"records{resolution}")
+            rows = {_record_id(i): row[column] for i, row in self._rows.items()}
+            unclaimed = found - set(rows.values())
+            result[resolution] = {
+                "read": [i for i, name in rows.items() if name in found],
+                "not_on_disk": [i for i, name in rows.items() if name not in found],
+                "no_metadata": sorted(f"ptb-xl/{name.rsplit('/', 1)[1].split('_', 1)[0]}" for name in unclaimed),
+            }
+        return result
+
+    @functools.cached_property
+    def _resolution(self) -> str:
+        """The resolution that is read; EcglmError when none of its records is on disk."""
+        best = max(self._on_disk, key=lambda r: len(self._on_disk[r]["read"]))  # the first (500) on ties
+        if not self._on_disk[best]["read"]:
+            folders = " or ".join(f"records{r}" for r in self._on_disk)
+            raise EcglmError(f"{self.root}: no record of {TABLE} lies in {folders}; {_MEND}")
+        return best
+
+
+@functools.lru_cache(maxsize=8)
+def _shared(root: Path, resolution: Any, on_checksum: Any) -> PtbXl:
+    return PtbXl(root=root, resolution=resolution, on_checksum=on_checksum)
+
+
+def _headers(root: Path, folder: str) -> set[str]:
+    """Relative names without suffix of all headers below ``root/folder``, as the table spells them."""
+    found: set[str] = set()
+    for place, _, files in os.walk(root / folder):
+        relative = PurePosixPath(folder, Path(place).relative_to(root / folder).as_posix())
+        found.update(f"{relative}/{name[:-4]}" for name in files if name.endswith(".hea"))
+    return found
+
+
+def _record_id(ecg_id: int) -> str:
+    return f"ptb-xl/{ecg_id:05d}"
+
+
+def _ecg_id(key: str) -> int | None:
+    found = re.fullmatch(r"ptb-xl/(\d{5,9})", key, re.ASCII)
+    return int(found[1]) if found and _record_id(int(found[1])) == key else None
+
+
+def _is_one(text: str) -> bool:
+    return text in ("1", "1.0")
+
+
+def _check_file_name(name: str, context: str) -> None:
+    """Refuse a file name of the table that is not a plain relative path."""
+    parts = name.split("/")
+    if name and (any(p in ("", ".", "..") or p.startswith("~") for p in parts) or any(c in name for c in "\\:\0")):
+        raise UnsafeInputError(f"{context}: refuses {name!r}; a path inside the folder is needed")

@@ -1,0 +1,91 @@
+"""The ECG as a signal: a tensor for an encoder, and placeholders where the connector's output goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ecglm.config import from_dict
+from ecglm.errors import EcglmError, nearest
+from ecglm.registry import register
+from ecglm.representations.base import Representation, check_leads, reduce_rate, select_leads
+from ecglm.representations.normalise import MODES, normalise, percentile_range
+from ecglm.types import LEADS, EcgInput
+
+
+@register("representations", "signal")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SignalRepresentation(Representation):
+    """Leads as float32 ``(num_leads, num_samples)``.
+
+    num_tokens: placeholders per ECG, one for each vector the connector gives. num_samples: samples per lead that
+    the encoder reads, after ``rate`` has been applied (2500: 10 s at 250 Hz). rate: Hz to reduce to, a divisor of the
+    segment's rate, anti-aliased; None keeps the segment's. leads: which rows, in this order. normalise: a mode of
+    ``normalise.MODES``; the default keeps millivolts, since voltage is itself a finding (hypertrophy, low voltage).
+    percentiles: p1 and p99 in mV, for that mode alone.
+    """
+
+    name: ClassVar[str] = "signal"
+
+    num_tokens: int = 25
+    num_samples: int = 2500
+    rate: int | None = None
+    leads: tuple[str, ...] = LEADS
+    normalise: str = "none"
+    percentiles: tuple[float, float] | None = None
+    placeholder: str = "<ecg_token>"
+
+    def __post_init__(self) -> None:
+        check_leads(self.leads)
+        for field in ("num_tokens", "num_samples"):
+            if getattr(self, field) < 1:
+                raise EcglmError(f"{field}: must be at least 1, not {getattr(self, field)}")
+        if self.normalise not in MODES:
+            near = nearest(self.normalise, MODES)
+            raise EcglmError(f"normalise: no mode '{self.normalise}'{near}; known: {', '.join(MODES)}")
+        if self.normalise == "percentile":
+            percentile_range(self._percentiles())
+        if not self.placeholder:
+            raise EcglmError("placeholder: must not be empty")
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The placeholder alone."""
+        return (self.placeholder,)
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """``(num_leads, num_samples)``."""
+        return (len(self.leads), self.num_samples)
+
+    def _percentiles(self) -> dict[str, float] | None:
+        return None if self.percentiles is None else {"p1": self.percentiles[0], "p99": self.percentiles[1]}
+
+    def __call__(self, segment: np.ndarray, rate: int) -> EcgInput:
+        """segment: ``(12, num_samples)`` in mV at ``rate`` Hz, canonical leads. EcglmError for another shape or NaN."""
+        signal = reduce_rate(select_leads(segment, self.leads), rate, self.rate)
+        if signal.shape[1] != self.num_samples:
+            raise EcglmError(
+                f"num_samples: the model reads {self.num_samples} samples per lead at {self.rate or rate} Hz, the "
+                f"segment has {signal.shape[1]}; prepare segments of that length, or set num_samples"
+            )
+        tensor = np.ascontiguousarray(normalise(signal, self.normalise, self._percentiles()))
+        return EcgInput(np.zeros(self.num_tokens, np.int64), tensor)
+
+    def config(self) -> dict[str, Any]:
+        """Every option, and the name."""
+        values = dataclasses.asdict(self)
+        values["leads"] = list(self.leads)
+        values["percentiles"] = None if self.percentiles is None else list(self.percentiles)
+        return {"name": self.name, **values}
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], folder: str | os.PathLike[str] | None = None
+    ) -> SignalRepresentation:
+        """Rebuild from ``config()``; ConfigError for an unknown key or a wrong type."""
+        return from_dict(cls, {k: v for k, v in config.items() if k != "name"}, "representation 'signal'")

@@ -1,0 +1,101 @@
+"""Worker processes that write shards: started by spawn, one thread each, gone when their parent is."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecglm.errors import EcglmError
+from ecglm.store.progress import RecordProgress
+from ecglm.store.writer import Source, write_shard
+
+if TYPE_CHECKING:
+    from ecglm.signals.pipeline import Pipeline
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def run_pool(
+    source: Source, pipeline: Pipeline, out: Path, chunks: dict[int, list[str]], workers: int, bar: RecordProgress
+) -> None:
+    """Write the shard of every chunk (shard number → record ids) with ``workers`` processes.
+
+    Raises what a worker raises, and EcglmError when one is killed. When it returns or raises, no worker is left.
+    """
+    # spawn, never fork: a forked child would inherit the lock, locked mutexes of BLAS threads, open HDF5 files.
+    context = multiprocessing.get_context("spawn")
+    shared = context.Array("q", 3)  # records done, records rejected, stop
+    start = (source, pipeline, out, shared)
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start) as pool,
+    ):
+        try:
+            pending = {pool.submit(_work, number, keys) for number, keys in chunks.items()}
+            while pending:
+                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                bar.update(bar.before + shared[0], shared[1])
+        except BrokenProcessPool as error:
+            raise EcglmError(
+                f"{out}: a worker process died (killed, or out of memory); finished shards are kept, run the same "
+                "command again, with fewer --workers if it repeats"
+            ) from error
+        finally:
+            shared[2] = 1
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Numeric libraries read these when a worker imports them: one thread per process, or the cores are overrun."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+_worker: tuple[Source, Pipeline, Path, Callable[[bool], None]]
+
+
+def _start_worker(source: Source, pipeline: Pipeline, out: Path, shared: Any) -> None:
+    """Runs once in each worker process."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which raises the stop flag
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent() -> None:  # a parent killed with -9 cannot say goodbye
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    def tick(rejected: bool) -> None:
+        with shared.get_lock():
+            shared[0] += 1
+            shared[1] += rejected
+            stopped = shared[2]
+        if stopped:
+            raise EcglmError("stopped")
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    _worker = (source, pipeline, out, tick)
+
+
+def _work(number: int, keys: Sequence[str]) -> None:
+    source, pipeline, out, tick = _worker
+    write_shard(out, number, source, pipeline, keys, tick)

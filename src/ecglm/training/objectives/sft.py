@@ -1,0 +1,38 @@
+"""Supervised fine-tuning: next-token cross entropy on the answer tokens, summed and divided by their number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ecglm import registry
+from ecglm.prompts.examples import IGNORE
+
+
+@registry.register("objectives", "sft")
+def sft(elm: Any, batch: dict[str, Any], num_items: torch.Tensor | int | None = None) -> torch.Tensor:
+    """Loss of a batch from ``collate``. num_items: answer tokens of the whole (accumulated, global) step, so that
+    1×8 accumulated, 8×1 and 2 ranks × 4 are the same step; None: those of this batch.
+    """
+    total, count = answer_loss(elm, batch)
+    return total / (count if num_items is None else num_items)
+
+
+def answer_loss(elm: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, int]:
+    """``(sum of losses, number of answer tokens)``; only positions from the first answer on reach the output layer."""
+    labels = batch["labels"]
+    learned = (labels != IGNORE).any(dim=0)
+    first = int(torch.argmax(learned.int())) if bool(learned.any()) else labels.shape[1] - 1
+    keep = labels.shape[1] - max(first - 1, 0)
+    logits = elm(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
+        ecg=batch.get("ecg"),
+        logits_to_keep=keep,
+    )
+    targets = labels[:, -keep:][:, 1:]
+    at = targets != IGNORE
+    return cross_entropy(logits[:, :-1][at].float(), targets[at], reduction="sum"), int(at.sum())

@@ -1,0 +1,112 @@
+"""Controls: what is shown instead of the ECG."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecglm import registry
+from ecglm.errors import ConfigError, EcglmError
+from ecglm.evaluation.controls import apply_control, remove_marks, swap_partners
+
+
+@pytest.fixture
+def segment():
+    spread = np.arange(12)[:, None] / 10  # lead I is flat
+    return (np.random.default_rng(0).normal(size=(12, 2500)) * spread).astype(np.float32)
+
+
+def test_names():
+    assert registry.names("controls") == ["blank", "no-ecg", "noise", "swap"]
+
+
+def test_blank_is_zero_and_the_segment_is_left_alone(segment):
+    before = segment.copy()
+    shown = apply_control("blank", segment, seed=0, row_id="a")
+    assert shown.shape == segment.shape and shown.dtype == np.float32 and not shown.any()
+    np.testing.assert_array_equal(segment, before)
+
+
+def test_noise_has_each_leads_own_spread_and_nothing_else_of_it(segment):
+    shown = apply_control("noise", segment, seed=0, row_id="a")
+    assert shown.dtype == np.float32
+    np.testing.assert_allclose(shown.std(axis=1), segment.std(axis=1), rtol=0.06)
+    assert not shown[0].any()
+    for lead in range(1, 12):
+        assert abs(np.corrcoef(shown[lead], segment[lead])[0, 1]) < 0.1
+        assert abs(shown[lead].mean()) < 0.1 * segment[lead].std()
+
+
+def test_noise_depends_on_seed_and_row_only(segment):
+    first = apply_control("noise", segment, seed=0, row_id="a")
+    np.testing.assert_array_equal(first, apply_control("noise", segment, seed=0, row_id="a"))
+    assert (first != apply_control("noise", segment, seed=1, row_id="a")).any()
+    assert (first != apply_control("noise", segment, seed=0, row_id="b")).any()
+
+
+def test_noise_is_the_same_in_another_process():
+    code = (
+        "import numpy as np; from ecglm.evaluation.controls import apply_control as c;"
+        "print(repr(float(c('noise', np.ones((1, 4)) * [0, 1, 2, 3], seed=3, row_id='x')[0, 2])))"
+    )
+    here = float(apply_control("noise", np.ones((1, 4)) * [0, 1, 2, 3], seed=3, row_id="x")[0, 2])
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(there.stdout) == here
+
+
+def test_swap_gives_the_partners_segment_back(segment):
+    shown = apply_control("swap", segment, seed=0, row_id="a")
+    np.testing.assert_array_equal(shown, segment)
+    assert shown is not segment
+
+
+def test_no_ecg_has_no_segment_and_unknown_names_are_refused(segment):
+    with pytest.raises(EcglmError, match="remove the marks"):
+        apply_control("no-ecg", segment, seed=0, row_id="a")
+    with pytest.raises(ConfigError, match="did you mean 'blank'"):
+        apply_control("blnk", segment, seed=0, row_id="a")
+
+
+def test_marks_are_removed():
+    assert remove_marks("<ecg>\nWhat is the rhythm?") == "What is the rhythm?"
+    assert remove_marks("ECG 1: <ecg>\nECG 2: <ecg>\nDo they differ?") == "Do they differ?"
+    assert remove_marks("no mark, a colon:\nthen <ecg> text") == "no mark, a colon:\nthen text"
+
+
+records = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), min_size=1, max_size=40, unique_by=lambda x: x[0])
+
+
+@settings(deadline=None)
+@given(records, st.integers(0, 5), st.randoms())
+def test_swap_is_a_derangement_of_patients(drawn, seed, random):
+    pairs = [(f"r{r}", f"p{p}") for r, p in drawn]
+    patient_of = dict(pairs)
+    if len(set(patient_of.values())) < 2:
+        with pytest.raises(EcglmError, match="two patients"):
+            swap_partners(pairs, seed)
+        return
+    partners = swap_partners(pairs, seed)
+    assert set(partners) == set(patient_of)
+    assert all(patient_of[partner] != patient_of[record] for record, partner in partners.items())
+    # one partner per patient, no patient used twice
+    matched = {(patient_of[record], patient_of[partner]) for record, partner in partners.items()}
+    assert len({a for a, _ in matched}) == len({b for _, b in matched}) == len(matched)
+    # neither order nor repetition of the records matters
+    assert swap_partners(random.sample(pairs, len(pairs)) + pairs[:1], seed) == partners
+
+
+def test_swap_shows_two_ecgs_for_two_and_depends_on_the_seed():
+    pairs = [(f"r{p}-{k}", f"p{p}") for p in range(20) for k in range(3)]
+    partners = swap_partners(pairs, 0)
+    assert all(len({partners[f"r{p}-{k}"] for k in range(3)}) == 3 for p in range(20))
+    assert partners != swap_partners(pairs, 1)
+
+
+def test_a_record_of_two_patients_is_refused():
+    with pytest.raises(EcglmError, match="two patients"):
+        swap_partners([("r", "a"), ("r", "b"), ("s", "c")], 0)
