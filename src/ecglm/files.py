@@ -293,6 +293,9 @@ def exclusive_lock(path: str | os.PathLike[str]) -> Iterator[None]:
         raise EcglmError(
             f"{target.parent}: another process is working here; wait for it or choose another --out"
         ) from error
+    if not target.exists() or os.fstat(handle.fileno()).st_ino != target.stat().st_ino:
+        handle.close()  # whoever held it before us removed the file between our open and our lock
+        raise EcglmError(f"{target.parent}: another process has just finished here; run the command again")
     try:
         yield
     finally:

@@ -67,7 +67,8 @@ def tiny_llm(
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.05,
+        # 1/sqrt(hidden) keeps activations at unit scale; the usual 0.02 suits widths in the thousands and learns late here.
+        initializer_range=hidden**-0.5,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

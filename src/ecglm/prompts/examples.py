@@ -80,7 +80,7 @@ class Prompter:
             input_ids=np.asarray(ids, np.int64),
             labels=np.asarray(labels, np.int64),
             ecg=np.stack(tensors) if tensors else None,
-            truncated=tuple(truncated),
+            truncated=(*truncated, *("ecg_tokens" for e in ecgs if e.truncated)),
         )
 
     def _encode(self, turns: Sequence[Turn], ecgs: Sequence[EcgInput], generate: bool) -> tuple[list[int], list[int]]:

@@ -15,11 +15,12 @@ SATURATED_RUN = 5
 EINTHOVEN_MV = 0.05
 MAX_NAN_SHARE = 0.01
 MAX_NAN_GAP_S = 0.040
-MIN_PADDING_S = 0.1
+# Between two beats a noise-free recording may be exactly zero for most of a second; padding is longer.
+MIN_PADDING_S = 1.0
 
 
 def trim_zero_padding(signal: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, int]:
-    """Cut runs of at least 0.1 s at either end in which every lead is exactly zero (CODE-15 pads so).
+    """Cut runs of at least 1 s at either end in which every lead is exactly zero (CODE-15 pads so).
 
     Returns ``(num_leads, fewer samples)`` and the number of samples cut from the start. An all-zero signal is left
     alone: it is flat, not padded.

@@ -60,6 +60,7 @@ class TrainConfig:
     warmup_steps: int = 20
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
     weight_decay: float = 0.01
+    beta2: float = 0.98
     clip: float = 1.0
     parts: tuple[str, ...] = ()
     share_ecg: bool = True

@@ -145,6 +145,7 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
         warmup_steps=config.warmup_steps,
         lr_scheduler_type=config.schedule,
         weight_decay=config.weight_decay,
+        adam_beta2=config.beta2,
         max_grad_norm=config.clip,
         logging_strategy="steps",
         logging_steps=config.log_every,
