@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ecglm.representations.base import build_representation
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +19,7 @@ from ecglm.models.encoders.base import build_encoder
 from ecglm.models.llm import add_ecg_tokens, load_llm, no_bars, tiny_llm, train_tokenizer
 from ecglm.prompts.chat import chat_format
 from ecglm.prompts.examples import Prompter
+from ecglm.representations.base import build_representation
 
 KIND = "checkpoint"
 FORMAT = 1
@@ -195,4 +195,3 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> st
     api = HfApi()
     api.create_repo(repo_id, private=private, exist_ok=True)
     return str(api.upload_folder(folder_path=str(folder), repo_id=repo_id))
-

@@ -45,7 +45,7 @@ class Elm(nn.Module):
         embedded = self.llm.get_input_embeddings()(input_ids)
         if self.encoder is None or self.connector is None:
             return embedded
-        at = input_ids == self.placeholder_id
+        at = torch.eq(input_ids, -1 if self.placeholder_id is None else self.placeholder_id)
         if ecg is None:
             if bool(at.any()):
                 raise ValueError("placeholders without an ECG")

@@ -67,7 +67,7 @@ def tiny_llm(
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        # 1/sqrt(hidden) keeps activations at unit scale; the usual 0.02 suits widths in the thousands and learns late here.
+        # Keeps activations at unit scale; the usual 0.02 is meant for widths in the thousands and learns late here.
         initializer_range=hidden**-0.5,
     )
     with torch.random.fork_rng(devices=[]):

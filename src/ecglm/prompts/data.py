@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ecglm.store.reader import SegmentStore
 from torch.utils.data import Dataset, Sampler
 
 from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.prompts.examples import Prompter, share_prefix
+from ecglm.store.reader import SegmentStore
 from ecglm.types import Conversation, EcgInput, Example
 
 

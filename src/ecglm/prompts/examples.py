@@ -89,7 +89,7 @@ class Prompter:
         remaining = iter(ecgs)
         for piece in self.chat.pieces(turns, generate=generate):
             if piece.kind == "ecg":
-                tokens = [self.ecg_ids[t] for t in next(remaining).token_ids]
+                tokens: Sequence[int] = [self.ecg_ids[t] for t in next(remaining).token_ids]
             else:
                 tokens = self._tokens(piece)
             ids.extend(tokens)
@@ -133,7 +133,7 @@ def share_prefix(example_id: str, examples: Sequence[Example]) -> Example:
     shortest = min(len(e.input_ids) for e in examples)
     stacked = np.stack([e.input_ids[:shortest] for e in examples])
     labelled = np.stack([e.labels[:shortest] != IGNORE for e in examples])
-    differs = (stacked != stacked[0]).any(axis=0)
+    differs: np.ndarray = np.any(np.not_equal(stacked, stacked[:1]), axis=0)
     # A token is learned from the one before it in the sequence, so a branch must not start with a learned token.
     differs[:-1] |= labelled.any(axis=0)[1:]
     differs[-1] = True

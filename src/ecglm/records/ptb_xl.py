@@ -109,17 +109,23 @@ class PtbXl:
         found = self._on_disk[self._resolution]
         return {name: list(found[name]) for name in ("no_metadata", "not_on_disk")}
 
+    def header_path(self, key: str) -> Path:
+        """The header file of the record ``key``; EcglmError for a key without a table row."""
+        return self.root / f"{self._row(key)[1][_FILENAME[self._resolution]]}.hea"
+
+    def _row(self, key: str) -> tuple[int, dict[str, str]]:
+        ecg_id = _ecg_id(key)
+        if ecg_id is None or ecg_id not in self._rows:
+            raise EcglmError(f"{self.root / TABLE}: no row for {key}; keys look like ptb-xl/00001")
+        return ecg_id, self._rows[ecg_id]
+
     def read(self, key: str) -> Record:
         """The record ``key`` (``"ptb-xl/00001"``) with labels, report, patient, fold and metadata.
 
         Raises RejectedRecord for a row or a signal that cannot be used, EcglmError for a key without a table row.
         """
-        ecg_id = _ecg_id(key)
-        row = self._rows.get(ecg_id) if ecg_id is not None else None
-        if row is None:
-            raise EcglmError(f"{self.root / TABLE}: no row for {key}; keys look like ptb-xl/00001")
-        path = self.root / f"{row[_FILENAME[self._resolution]]}.hea"
-        record = read_wfdb(path, key, on_checksum=self.on_checksum)
+        ecg_id, row = self._row(key)
+        record = read_wfdb(self.header_path(key), key, on_checksum=self.on_checksum)
         try:
             codes = parse_scp_codes(row["scp_codes"])
         except ValueError as error:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ecglm.representations.symbols import SymbolsRepresentation, train_symbols
 from transformers.utils import logging as hf_logging
 
 from ecglm import config as strict
@@ -31,9 +30,10 @@ from ecglm.models.checkpoint import Bundle, create
 from ecglm.prompts.data import EcgSource, ElmDataset
 from ecglm.representations.ecg_byte import EcgByte
 from ecglm.representations.signal import SignalRepresentation
+from ecglm.representations.symbols import SymbolsRepresentation, train_symbols
 from ecglm.store.reader import SegmentStore
 from ecglm.training.recipe import Recipe, SymbolsConfig
-from ecglm.training.trainer import ElmTrainer, resume_point
+from ecglm.training.trainer import STATES, ElmTrainer, resume_point
 from ecglm.types import LEADS, SPLITS, Conversation
 
 KIND = "training-run"
@@ -86,7 +86,7 @@ def train(
         best = read_manifest(folder / "best", "checkpoint")
         write_text(folder / "recipe.yaml", strict.dumps(recipe))
         _loss_curve(folder)
-        shutil.rmtree(folder / "states", ignore_errors=True)
+        shutil.rmtree(folder / STATES, ignore_errors=True)
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("plan.json", "lock"))
         outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in files if p.name != "recipe.yaml"}
         facts = {"val_loss": best["val_loss"], "best_step": best["step"], "num_parameters": bundle.num_parameters}
@@ -203,7 +203,7 @@ def _fit(
     parts = recipe.train.parts or [p for p in ("encoder", "connector", "llm") if getattr(bundle.elm, p) is not None]
     bundle.elm.set_trainable(parts)
     trainer = ElmTrainer(bundle, datasets[0], datasets[1], recipe.train, folder, say)
-    point = resume_point(folder / "states")
+    point = resume_point(folder / STATES)
     if point:
         say(f"goes on from {Path(point).name}")
     trainer.train(resume_from_checkpoint=point)

@@ -25,6 +25,7 @@ from ecglm.training.recipe import TrainConfig
 from ecglm.training.state import load_optimizer, load_rng, save_optimizer, save_rng
 
 STATE_KIND = "training-state"
+STATES = "states"
 
 
 class ElmTrainer(Trainer):
@@ -40,7 +41,7 @@ class ElmTrainer(Trainer):
         say: Callable[[str], None],
     ) -> None:
         self.bundle, self.val, self.config, self.out = bundle, val, config, out
-        self.objective = registry.get("objectives", config.objective)
+        self.objective: Callable[..., torch.Tensor] = registry.get("objectives", config.objective)
         pad = bundle.prompter.tokenizer.pad_token_id
         super().__init__(
             model=bundle.elm,
@@ -66,7 +67,7 @@ class ElmTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation loss per answer token over the whole validation set, the same on every rank."""
-        self.model.eval()
+        self.bundle.elm.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         with torch.inference_mode():
             for batch in self.get_eval_dataloader():
@@ -75,6 +76,7 @@ class ElmTrainer(Trainer):
         total = self.accelerator.reduce(total, reduction="sum")
         metrics = {"eval_loss": float(total[0] / total[1])}
         self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -86,14 +88,14 @@ class ElmTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir or self.out)
             folder.mkdir(parents=True, exist_ok=True)
             write_checkpoint(self.bundle, folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder = self.out / STATES / f"checkpoint-{self.state.global_step}"
             write_manifest(folder / "state.json", STATE_KIND, {"step": self.state.global_step}, {}, {})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -136,7 +138,7 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise EcglmError("train.device is cuda, but no CUDA device is to be seen; use --train.device cpu")
     return TrainingArguments(
-        output_dir=str(out / "states"),
+        output_dir=str(out / STATES),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,

@@ -1,4 +1,4 @@
-"""A 1-D residual convolutional encoder, pre-activation free, in the manner of ResNet (arXiv 1512.03385) over time."""
+"""A 1-D residual convolutional encoder in the manner of ResNet (arXiv 1512.03385), over time, small enough for a CPU."""
 
 from __future__ import annotations
 

@@ -1,0 +1,96 @@
+"""The command line: one verb, one call each; no logic."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from ecglm import __version__
+from ecglm.errors import EcglmError, nearest
+
+#: Verb → (function in ecglm.verbs, what it does). Functions are imported only when their verb is called.
+VERBS: dict[str, tuple[str, str]] = {
+    "quickstart": ("quickstart", "train and compare small ELMs end to end, here, now"),
+    "prepare": ("prepare", "raw recordings → segment store"),
+    "store info": ("store_info", "what a store holds"),
+    "store verify": ("store_verify", "check every byte of a store"),
+    "map": ("map_", "instruction data → conversations"),
+    "audit": ("audit_", "leakage and health report; exit 1 on leakage"),
+    "tokenizer train": ("tokenizer_train", "train an ECG-Byte tokenizer on a store"),
+    "tokenizer encode": ("tokenizer_encode", "one segment of a store as ECG-Byte tokens"),
+    "render": ("render_", "one segment of a store as ECG paper"),
+    "validate": ("validate", "check a recipe before hours are spent"),
+    "train": ("train_", "train an ELM from a recipe"),
+    "predict": ("predict_", "a model's answers, with controls"),
+    "score": ("score_", "predictions → scores.json"),
+    "report": ("report_", "scored predictions → report.html"),
+    "compare": ("compare", "scored predictions side by side, one table"),
+    "ask": ("ask", "ask a model about one recording"),
+    "ls": ("ls", "list sources, corpora, encoders, …"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 0 done, 1 leakage found, 2 a user's mistake, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"ecglm {__version__}")
+        return 0
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    verb, rest = _verb(args)
+    try:
+        if verb not in VERBS:
+            raise EcglmError(f"no verb '{verb}'{nearest(verb, VERBS)}; ecglm --help lists them")
+        function = getattr(importlib.import_module("ecglm.verbs"), VERBS[verb][0])
+        return _call(function, verb, rest) or 0
+    except EcglmError as error:
+        if debug:
+            raise
+        print(f"ecglm: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("ecglm: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _verb(args: list[str]) -> tuple[str, list[str]]:
+    two = " ".join(args[:2])
+    if two in VERBS:
+        return two, args[2:]
+    groups = sorted(v for v in VERBS if v.startswith(f"{args[0]} "))
+    if groups and args[0] not in VERBS:
+        if len(args) < 2 or args[1] in ("-h", "--help"):
+            print("\n".join(f"  ecglm {v:18} {VERBS[v][1]}" for v in groups))
+            raise SystemExit(0 if len(args) > 1 else 2)
+        return two, args[2:]
+    return args[0], args[1:]
+
+
+def _call(function: Callable[..., int | None], verb: str, args: list[str]) -> int | None:
+    """Let ``function`` read its own arguments, or have tyro read them from its signature."""
+    if getattr(function, "reads_arguments", False):
+        return function(args)
+    import tyro
+
+    return tyro.cli(function, args=args, prog=f"ecglm {verb}", description=f"{VERBS[verb][1]}.")
+
+
+def _overview() -> str:
+    lines = ["usage: ecglm VERB …        ecglm VERB --help shows its options", ""]
+    lines += [f"  {verb:18} {what}" for verb, (_, what) in VERBS.items()]
+    lines += [
+        "",
+        "Every verb: --debug shows the trace of an error. Long verbs take --limit N and go on where they were.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
