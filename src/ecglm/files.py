@@ -212,8 +212,8 @@ def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: 
         if not (folder / MANIFEST).exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
             raise EcglmError(f"{folder}: not made by ecglm, will not be overwritten; choose another --out")
         shutil.rmtree(folder)
-    if not folder.exists() or not any(folder.iterdir()):
-        with _write_errors(folder):
+    if not folder.exists() or {p.name for p in folder.iterdir()} <= {"plan.json"}:
+        with _write_errors(folder):  # an attempt that ended before its first result binds nobody
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "plan.json", {"kind": kind, "fingerprint": plan})
         return "new"
@@ -301,3 +301,17 @@ def exclusive_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     finally:
         target.unlink(missing_ok=True)
         handle.close()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """One process per output folder. The lock stands beside the folder, whose content is the output's alone."""
+    target = Path(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(target.parent / f".{target.name}.lock"))
+        except EcglmError as error:
+            if isinstance(error.__cause__, BlockingIOError):
+                raise EcglmError(f"{target}: another process is working on it; wait for it") from error
+            raise
+        yield

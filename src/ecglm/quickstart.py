@@ -169,7 +169,7 @@ def _ptb_xl_plan(root: Path, seed: int) -> Plan:
     )
     return Plan(
         sources=(PtbXl(root=root),),
-        tasks=("normal", "superclass", "rhythm", "axis"),
+        tasks=("normal", "superclass", "rhythm"),
         recipes=(signal, ecg_byte),
         example_question="Is this ECG normal?",
         seed=seed,

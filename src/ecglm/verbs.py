@@ -491,10 +491,21 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
         raise EcglmError(f"usage: ecglm {verb} RECIPE.yaml [--out DIR] [--section.field value …]")
     recipe = config.load(args[0], Recipe)
     both = dataclasses.make_dataclass(
-        "Arguments", [("recipe", tyro.conf.OmitArgPrefixes[Recipe]), ("run", tyro.conf.OmitArgPrefixes[_TrainOptions])]
+        "Arguments",
+        [
+            ("recipe", Annotated[Recipe, tyro.conf.arg(name="")]),
+            ("run", Annotated[_TrainOptions, tyro.conf.arg(name="")]),
+        ],
     )
     options = _TrainOptions(out=Path("runs") / recipe.name)
-    found = tyro.cli(both, args=args[1:], default=both(recipe, options), prog=f"ecglm {verb} {args[0]}")
+    # The recipe has chosen its representation: the options are that one's, not a choice of subcommands.
+    found: Any = tyro.cli(
+        both,
+        args=args[1:],
+        default=both(recipe, options),
+        prog=f"ecglm {verb} {args[0]}",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
     return found.recipe, found.run
 
 

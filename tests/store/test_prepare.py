@@ -141,7 +141,7 @@ def test_two_processes_one_winner(tmp_path, uninterrupted):
     out = tmp_path / "store"
     run = start_run(out, sleep_s=0.01)
     wait_for(lambda: (out / "plan.json").exists())
-    with pytest.raises(EcglmError, match="another process is preparing this store"):
+    with pytest.raises(EcglmError, match="another process is working on it"):
         prepare(SOURCE, PIPELINE, out, progress=False)
     assert run.wait() == 0
     assert tree(out) == uninterrupted

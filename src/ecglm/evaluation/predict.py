@@ -18,8 +18,8 @@ from ecglm.evaluation.controls import REAL, Control, apply_control, remove_marks
 from ecglm.files import (
     MANIFEST,
     append_jsonl,
-    exclusive_lock,
     file_sha256,
+    folder_lock,
     output_state,
     plan_fingerprint,
     read_jsonl,
@@ -78,6 +78,8 @@ def predict(
     ``error`` and no prediction: it is counted, not dropped. Raises EcglmError for an empty split.
     """
     folder, checkpoint = Path(out), read_manifest(model, "checkpoint")
+    for control in controls:
+        registry.get("controls", control)  # a name nobody knows is told before anything is made
     if history not in ("own", "gold"):
         raise EcglmError(f"history is 'own' or 'gold', found '{history}'")
     opened = [SegmentStore(p) for p in stores]
@@ -93,39 +95,46 @@ def predict(
     }
     inputs = {"model": checkpoint["outputs"], "data": conversations_fingerprint(data)}
     inputs |= {f"store{i or ''}": s.fingerprint for i, s in enumerate(opened)}
-    state = output_state(folder, KIND, plan_fingerprint(KIND, settings, inputs), overwrite)
-    if state == "finished":
-        manifest = read_manifest(folder, KIND)
-        return PredictResult(folder, manifest["num_answers"], manifest["num_failed"], reused=True)
-    conversations = read_conversations(data, split=split, task=list(tasks) or None)
-    if not conversations:
-        raise EcglmError(
-            f"{data}: no questions in split '{split}'" + (f" for tasks {', '.join(tasks)}" if tasks else "")
-        )
-    bundle = from_pretrained(model)
-    _check_pipeline(bundle, opened)
-    answerer = _Answerer(bundle, opened, seed, history, max_new_tokens)
-    chosen = _limit(conversations, limit)
-    if any(registry.get("controls", c).swaps for c in controls):
-        shown = {pair for c in chosen for pair in zip(c.ecgs, c.patients, strict=True)}
-        answerer.partners = swap_partners(sorted(shown), seed)
-    jobs = [_Job(control, c) for control in (REAL, *controls) for c in sorted(chosen, key=lambda c: (c.task, c.id))]
-    with exclusive_lock(folder / "lock"):
-        write_json(folder / "baselines.json", {"majority": _majority(data, tasks)})
-        done = _whole_batches(folder / FILE, jobs, batch_size)
-        started = said = time.monotonic()
-        for start in range(done, len(jobs), batch_size):
-            append_jsonl(folder / FILE, answerer.answer(jobs[start : start + batch_size]))
-            now, ready = time.monotonic(), min(start + batch_size, len(jobs))
-            if now - said > 3 or ready == len(jobs):
-                said = now
-                left = (now - started) / (ready - done) * (len(jobs) - ready)
-                say(f"answers {ready}/{len(jobs)}  {now - started:.0f} s, {left:.0f} s left")
-        rows = read_jsonl(folder / FILE)
-        failed = sum("error" in r for r in rows)
-        outputs = {name: file_sha256(folder / name) for name in (FILE, "baselines.json")}
-        write_manifest(folder / MANIFEST, KIND, settings, inputs, outputs, num_answers=len(rows), num_failed=failed)
-    return PredictResult(folder, len(rows), failed, reused=False)
+    plan = plan_fingerprint(KIND, settings, inputs)
+    with folder_lock(folder):
+        reused = output_state(folder, KIND, plan, overwrite) == "finished"
+        if not reused:
+            conversations = read_conversations(data, split=split, task=list(tasks) or None)
+            if not conversations:
+                of_tasks = f" for tasks {', '.join(tasks)}" if tasks else ""
+                raise EcglmError(f"{data}: no questions in split '{split}'{of_tasks}")
+            chosen = _limit(conversations, limit)
+            bundle = from_pretrained(model)
+            _check_pipeline(bundle, opened)
+            partners: dict[str, str] = {}
+            if any(registry.get("controls", c).swaps for c in controls):
+                shown = {pair for c in chosen for pair in zip(c.ecgs, c.patients, strict=True)}
+                partners = swap_partners(sorted(shown), seed)
+            answerer = _Answerer(bundle, opened, partners, seed, history, max_new_tokens)
+            ordered = sorted(chosen, key=lambda c: (c.task, c.id))
+            _answer_all(answerer, [_Job(k, c) for k in (REAL, *controls) for c in ordered], folder, batch_size, say)
+            write_json(folder / "baselines.json", {"majority": _majority(data, tasks)})
+            rows = read_jsonl(folder / FILE)
+            outputs = {name: file_sha256(folder / name) for name in (FILE, "baselines.json")}
+            counts = {"num_answers": len(rows), "num_failed": sum("error" in r for r in rows)}
+            write_manifest(folder / MANIFEST, KIND, settings, inputs, outputs, **counts)
+    manifest = read_manifest(folder, KIND)
+    return PredictResult(folder, manifest["num_answers"], manifest["num_failed"], reused)
+
+
+def _answer_all(
+    answerer: _Answerer, jobs: Sequence[_Job], folder: Path, batch_size: int, say: Callable[[str], None]
+) -> None:
+    """Answer the jobs whose rows are not on disk yet, batch by batch."""
+    done = _whole_batches(folder / FILE, jobs, batch_size)
+    started = said = time.monotonic()
+    for start in range(done, len(jobs), batch_size):
+        append_jsonl(folder / FILE, answerer.answer(jobs[start : start + batch_size]))
+        now, ready = time.monotonic(), min(start + batch_size, len(jobs))
+        if now - said > 3 or ready == len(jobs):
+            said = now
+            left = (now - started) / (ready - done) * (len(jobs) - ready)
+            say(f"answers {ready}/{len(jobs)}  {now - started:.0f} s, {left:.0f} s left")
 
 
 def _check_pipeline(bundle: Bundle, stores: Sequence[SegmentStore]) -> None:
@@ -179,10 +188,18 @@ def _num_answers(conversation: Conversation) -> int:
 class _Answerer:
     """Answers batches of jobs; knows what each control shows in place of the ECG."""
 
-    def __init__(self, bundle: Bundle, stores: Sequence[SegmentStore], seed: int, history: str, max_new: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        stores: Sequence[SegmentStore],
+        partners: dict[str, str],
+        seed: int,
+        history: str,
+        max_new: int,
+    ) -> None:
         self.bundle, self.seed, self.history, self.max_new = bundle, seed, history, max_new
         self.ecgs = EcgSource(stores, bundle.representation)
-        self.partners: dict[str, str] = {}
+        self.partners = partners
 
     def answer(self, jobs: Sequence[_Job]) -> list[dict[str, Any]]:
         """Rows of one batch: jobs in order, each with its turns in order."""

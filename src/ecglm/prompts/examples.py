@@ -132,8 +132,8 @@ def share_prefix(example_id: str, examples: Sequence[Example]) -> Example:
     """
     shortest = min(len(e.input_ids) for e in examples)
     stacked = np.stack([e.input_ids[:shortest] for e in examples])
-    labelled = np.stack([e.labels[:shortest] != IGNORE for e in examples])
-    differs: np.ndarray = np.any(np.not_equal(stacked, stacked[:1]), axis=0)
+    labelled = np.stack([e.labels[:shortest] for e in examples]) != IGNORE
+    differs = np.any(stacked != stacked[:1], axis=0)
     # A token is learned from the one before it in the sequence, so a branch must not start with a learned token.
     differs[:-1] |= labelled.any(axis=0)[1:]
     differs[-1] = True

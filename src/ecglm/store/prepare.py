@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +107,7 @@ def prepare(
         raise ConfigError(f"max_reject must lie between 0 and 1, found {max_reject}")
     keys = _keys(source, limit)
     settings, inputs = _plan(source, pipeline, keys, limit)
-    with _lock(out):
+    with files.folder_lock(out):
         state = files.output_state(out, KIND, files.plan_fingerprint(KIND, settings, inputs), overwrite)
         rate = None
         if state != "finished":
@@ -153,19 +151,6 @@ def _plan(
     }
     facts = {**source.fingerprint(), "name": source.name, "version": source.version()}
     return settings, {"source": facts, "keys": files.fingerprint(keys)}
-
-
-@contextlib.contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """One process per store. The lock stands beside the folder, whose content is the store's alone."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.exclusive_lock(out.parent / f".{out.name}.lock"))
-        except EcglmError as error:
-            if isinstance(error.__cause__, BlockingIOError):
-                raise EcglmError(f"{out}: another process is preparing this store; wait for it") from error
-            raise
-        yield
 
 
 def _make(source: Source, pipeline: Pipeline, out: Path, keys: list[str], workers: int, progress: bool) -> float:

@@ -17,8 +17,8 @@ from ecglm.conversations.table import conversations_fingerprint, read_conversati
 from ecglm.errors import EcglmError
 from ecglm.files import (
     append_jsonl,
-    exclusive_lock,
     file_sha256,
+    folder_lock,
     output_state,
     plan_fingerprint,
     read_jsonl,
@@ -71,9 +71,12 @@ def train(
     inputs = {f"data{i or ''}": conversations_fingerprint(f) for i, f in enumerate(recipe.data.files)}
     inputs |= {f"store{i or ''}": s.fingerprint for i, s in enumerate(stores)}
     plan = plan_fingerprint(KIND, settings, inputs)
-    if output_state(folder, KIND, plan, overwrite) == "finished":
-        return _result(folder, reused=True)
-    with exclusive_lock(folder / "lock"):
+    with folder_lock(folder):
+        if output_state(folder, KIND, plan, overwrite) == "finished":
+            shutil.rmtree(folder / STATES, ignore_errors=True)  # a kill between the manifest and this left them behind
+            return _result(folder, reused=True)
+        for leftover in [*folder.glob(".tmp-*"), *folder.glob(".old-*")]:  # of a run killed while saving
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         conversations = _conversations(recipe)
         train_rows, val_rows = conversations["train"][:limit], conversations["val"][:limit]
         bundle = _bundle(recipe, stores, train_rows)
@@ -86,12 +89,17 @@ def train(
         best = read_manifest(folder / "best", "checkpoint")
         write_text(folder / "recipe.yaml", strict.dumps(recipe))
         _loss_curve(folder)
-        shutil.rmtree(folder / STATES, ignore_errors=True)
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("plan.json", "lock"))
-        outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in files if p.name != "recipe.yaml"}
+        outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in _final_files(folder)}
         facts = {"val_loss": best["val_loss"], "best_step": best["step"], "num_parameters": bundle.num_parameters}
         write_manifest(folder / "manifest.json", KIND, settings, inputs, outputs, counts=counts, **facts)
+        shutil.rmtree(folder / STATES, ignore_errors=True)
     return _result(folder, reused=False)
+
+
+def _final_files(folder: Path) -> list[Path]:
+    """What a run leaves, without the states it resumes from and without paths of this machine (recipe.yaml)."""
+    kept = (p for p in folder.rglob("*") if p.is_file() and STATES not in p.relative_to(folder).parts)
+    return sorted(p for p in kept if p.name not in ("plan.json", "recipe.yaml"))
 
 
 def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:

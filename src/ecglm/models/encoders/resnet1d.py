@@ -1,4 +1,4 @@
-"""A 1-D residual convolutional encoder in the manner of ResNet (arXiv 1512.03385), over time, small enough for a CPU."""
+"""A 1-D residual convolutional encoder over time, in the manner of ResNet (arXiv 1512.03385), for a CPU too."""
 
 from __future__ import annotations
 
