@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).parent))  # tiny_world, also for the subprocesses that tests kill
 
 
 def shared_data() -> Path:
@@ -28,3 +31,34 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def ptb_xl(shared: Path) -> Path:
     return shared / "ptb-xl"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A store of twelve synthetic patients and questions about it (``tiny_world.World``)."""
+    import torch
+
+    from tiny_world import make_world
+
+    torch.set_num_threads(1)  # tiny tensors; and killed subprocesses must sum in the same order
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def signal_run(world: Any) -> Path:
+    """A run of the tiny signal model, trained long enough that its answers differ from ECG to ECG."""
+    from ecglm.training.run import train
+
+    return train(world.recipe(max_steps=40, eval_every=20), world.folder / "signal", say=_quiet).path
+
+
+@pytest.fixture(scope="session")
+def symbols_run(world: Any) -> Path:
+    """A run of the tiny ECG-Byte model."""
+    from ecglm.training.run import train
+
+    return train(world.recipe(symbols=True, max_steps=40, eval_every=20), world.folder / "symbols", say=_quiet).path
+
+
+def _quiet(text: str) -> None:
+    """No progress lines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from pathlib import Path
@@ -43,27 +44,35 @@ class _Reader:
         if self.num_nodes > MAX_NODES:
             raise self.fail(node, f"more than {MAX_NODES} values (aliases expanded); refused")
         if isinstance(node, yaml.MappingNode):
-            return {key: self.plain(child, f"{path}.{key}") for key, child in self.items(node, path).items()}
+            return {key: self.plain(child, f"{path}.{key}") for key, (_, child) in self.items(node, path).items()}
         if isinstance(node, yaml.SequenceNode):
             if node.tag != "tag:yaml.org,2002:seq":
                 raise self.fail(node, f"tag {node.tag} at '{path}' is refused; plain YAML only")
             return [self.plain(child, f"{path}[{i}]") for i, child in enumerate(node.value)]
         if node.tag not in _SCALARS:
             raise self.fail(node, f"tag {node.tag} at '{path}' is refused; plain YAML only (quote dates as strings)")
-        value = self.constructor.construct_object(node)
-        return _exponent_float(value)
+        try:
+            value = self.constructor.construct_object(node)
+        except (ValueError, KeyError) as error:  # `!!int abc`, `0x_`
+            raise self.fail(node, f"{node.value[:80]!r} at '{path}' is not what its tag says") from error
+        if node.style is None:  # a quoted '1e-4' stays text
+            value = _exponent_float(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.fail(node, f"'{path}' must be finite, found {node.value}")
+        return value
 
-    def items(self, node: yaml.MappingNode, path: str) -> dict[str, yaml.Node]:
+    def items(self, node: yaml.MappingNode, path: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """Key → (node of the key, node of its value)."""
         if node.tag != "tag:yaml.org,2002:map":
             raise self.fail(node, f"tag {node.tag} at '{path or 'top'}' is refused; plain YAML only")
-        found: dict[str, yaml.Node] = {}
+        found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _SCALARS:
                 raise self.fail(key, "keys must be plain words")
             if key.value in found:
-                first = found[key.value].start_mark.line + 1
+                first = found[key.value][0].start_mark.line + 1
                 raise self.fail(key, f"key '{key.value}' stands twice (first on line {first})")
-            found[key.value] = child
+            found[key.value] = key, child
         return found
 
     def build(self, node: yaml.Node, kind: Any, path: str) -> Any:
@@ -81,7 +90,7 @@ class _Reader:
             return coerce(value, kind)
         except TypeError:
             raise self.fail(
-                node, f"'{path}' must be {describe(kind)}, found {value!r} ({type(value).__name__})"
+                node, f"'{path}' must be {describe(kind)}, found {repr(value)[:200]} ({type(value).__name__})"
             ) from None
 
     def dataclass(self, node: yaml.Node, kind: type[T], path: str) -> T:
@@ -92,10 +101,10 @@ class _Reader:
         hints = typing.get_type_hints(kind)
         known = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
         values: dict[str, Any] = {}
-        for key, child in self.items(node, path).items():
+        for key, (key_node, child) in self.items(node, path).items():
             where = f"{path}.{key}" if path else key
             if key not in known:
-                raise self.fail(child, f"unknown key '{where}'{nearest(key, known)}; valid keys: {', '.join(known)}")
+                raise self.fail(key_node, f"unknown key '{where}'{nearest(key, known)}; valid keys: {', '.join(known)}")
             values[key] = self.build(child, hints[key], where)
         missing = [
             n
@@ -154,7 +163,10 @@ def coerce(value: Any, kind: Any) -> Any:
             return from_dict(typing.cast(type, kind), value)
         raise TypeError
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise TypeError from error
     if kind in (int, float, str, bool, type(None)):
         if type(value) is kind:
             return value
@@ -179,7 +191,7 @@ def describe(kind: Any) -> str:
 
 def loads(text: str, kind: type[T], name: str = "recipe") -> T:
     """Parse YAML text into the dataclass ``kind``; ConfigError naming ``name`` and the line for anything unexpected."""
-    if len(text) > MAX_BYTES:
+    if len(text.encode(errors="replace")) > MAX_BYTES:
         raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes; refused")
     reader = _Reader(name)
     try:
@@ -187,7 +199,8 @@ def loads(text: str, kind: type[T], name: str = "recipe") -> T:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{name}{line}: not valid YAML ({problem})") from error
     except RecursionError as error:
         raise ConfigError(f"{name}: nested too deep; refused") from error
     if len(nodes) != 1 or nodes[0] is None:
@@ -206,12 +219,28 @@ def load(path: str | Path, kind: type[T]) -> T:
         raise ConfigError(f"{path}: no such recipe") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     return loads(text, kind, str(path))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts such as ``1e5``, which ``loads`` would take for numbers, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def text(self, data: str) -> yaml.Node:
+        style = "'" if isinstance(_exponent_float(data), float) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.text)
 
 
 def dumps(value: Any) -> str:
     """A dataclass as YAML that ``loads`` reads back equal."""
-    return yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_dict(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def to_dict(value: Any) -> Any:
@@ -229,4 +258,4 @@ def to_dict(value: Any) -> Any:
 
 def from_dict(kind: type[T], values: dict[str, Any], name: str = "config") -> T:
     """The reverse of ``to_dict``, with the checks of ``loads``."""
-    return loads(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), kind, name)
+    return loads(dumps(values), kind, name)

@@ -39,15 +39,21 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+_NOT_WRITABLE = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),
+)
+
+
 @contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn what the disk says while writing ``path`` into one line for the user."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EcglmError(f"{path}: no space left on the disk; free some and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _NOT_WRITABLE:
             raise EcglmError(f"{path}: cannot be written ({os.strerror(error.errno)}); choose another --out") from error
         raise
 
@@ -59,12 +65,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises EcglmError when the disk is full or read-only; the temporary file is removed on any error.
     """
     target = Path(path)
-    with _write_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{target.name[-80:]}", dir=target.parent)
-        os.close(handle)
+        suffix = f"-{target.name[-40:]}"
+        _sweep(target.parent, suffix)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=suffix, dir=target.parent)
         temporary = Path(name)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # held as long as we live: a free one was left behind by a kill
             yield temporary
             with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
@@ -72,7 +80,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
             _fsync_folder(target.parent)
         finally:
+            os.close(handle)
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, suffix: str) -> None:
+    """Remove the temporary files of killed processes that wrote the same file."""
+    for name in os.listdir(folder):
+        if name.startswith(".tmp-") and name.endswith(suffix):
+            with contextlib.suppress(OSError), open(folder / name, "rb") as leftover:
+                fcntl.flock(leftover, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / name).unlink()
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -115,7 +133,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside ``path``, renamed to it when the block ends; an existing ``path`` is replaced."""
     target = Path(path)
-    with _write_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{target.name[:80]}-", dir=target.parent))
         try:
@@ -184,7 +202,7 @@ def read_manifest(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """
     file = Path(path) / MANIFEST if Path(path).is_dir() else Path(path)
     if not file.exists():
-        if not Path(path).exists() and not file.parent.exists():
+        if not Path(path).exists() and Path(path).suffix != ".json":
             raise EcglmError(f"{path}: no such {kind}")
         raise TornOutputError(
             f"{path}: unfinished or not a {kind} (no {file.name}); run the command that makes it again"
@@ -208,12 +226,14 @@ def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: 
     settings or holds something else, unless ``overwrite``: then the folder is emptied.
     """
     folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise StaleOutputError(f"{folder}: is a file, a folder is made here; choose another --out")
     if overwrite and folder.exists():
         if not (folder / MANIFEST).exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
             raise EcglmError(f"{folder}: not made by ecglm, will not be overwritten; choose another --out")
         shutil.rmtree(folder)
-    if not folder.exists() or {p.name for p in folder.iterdir()} <= {"plan.json"}:
-        with _write_errors(folder):  # an attempt that ended before its first result binds nobody
+    if not folder.exists() or {p.name for p in folder.iterdir()} <= {"plan.json", "rejects.jsonl"}:
+        with write_errors(folder):  # an attempt that ended before its first result binds nobody
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "plan.json", {"kind": kind, "fingerprint": plan})
         return "new"
@@ -271,7 +291,7 @@ def append_jsonl(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> No
     """Append rows with one write and fsync, so that a killed run loses at most this call's rows."""
     target = Path(path)
     text = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for row in rows)
-    with _write_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "ab") as handle:
             handle.write(text.encode())
@@ -283,7 +303,7 @@ def append_jsonl(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> No
 def exclusive_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a lock file for the block; EcglmError at once when another process holds it. Freed when a process dies."""
     target = Path(path)
-    with _write_errors(target):
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle = open(target, "a")  # noqa: SIM115 - held for the block
     try:

@@ -133,17 +133,17 @@ def _synthetic_plan(seed: int, limit: int | None) -> Plan:
         Synthetic(num_patients=num_train, seed=seed, rhythms=SIX_RHYTHMS),
         Synthetic(num_patients=num_test, seed=seed + 1000, rhythms=SIX_RHYTHMS),
     )
-    signal = _recipe("signal", seed, TrainConfig(max_steps=450, lr=8e-4, eval_every=75), TinyConfig(num_layers=3))
+    signal = _recipe("signal", seed, TrainConfig(max_steps=500, lr=8e-4, eval_every=100), TinyConfig(num_layers=3))
     symbols = _recipe(
         "ecg-byte",
         seed,
-        TrainConfig(max_steps=360, lr=1e-3, eval_every=60),
+        TrainConfig(max_steps=400, lr=1e-3, eval_every=100),
         TinyConfig(hidden=96, num_layers=3),
         symbols=SymbolsConfig(leads=("I", "II", "V1"), rate=25, num_merges=500, max_ecg_tokens=400),
     )
     return Plan(
         sources=sources,
-        tasks=("rhythm", "conduction", "axis"),
+        tasks=("rhythm", "rate", "axis", "conduction"),
         recipes=(signal, symbols),
         example_question="What is the rhythm?",
         seed=seed,

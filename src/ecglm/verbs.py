@@ -178,8 +178,8 @@ def map_(
         tasks: only these tasks (corpus labels).
         variant: wording of ECG-QA's questions.
         seed: of phrasings and of splits by patient.
-        limit: at most so many items.
-        dev: at most 50 items, unless --limit says otherwise.
+        limit: at most so many records (labels), or items of each split.
+        dev: limit 50, unless --limit says otherwise.
         max_reject: a larger share of rejected items is an error.
         overwrite: replace a file made with other settings.
     """
@@ -187,6 +187,9 @@ def map_(
     from ecglm.store.reader import SegmentStore
     from ecglm.store.splits import assign_splits
 
+    registry.get("conversations", corpus)
+    if root is None and corpus != "labels":
+        raise ConfigError(f"corpus '{corpus}' reads files: say where with --root DIR")
     stores = [SegmentStore(s) for s in store]
     options: dict[str, Any] = {"limit": 50 if dev and limit is None else limit}
     if corpus == "labels":
@@ -195,8 +198,6 @@ def map_(
         options |= {"splits": dict(splits), "seed": seed, "tasks": list(tasks) or None}
     if variant is not None:
         options["variant"] = variant
-    if root is None and corpus != "labels":
-        raise ConfigError(f"corpus '{corpus}' reads files: say where with --root DIR")
     made = map_corpus(corpus, stores, out, root=root, overwrite=overwrite, max_reject=max_reject, **options)
     _tell(lines(made, out))
 
@@ -333,7 +334,7 @@ def predict_(
     """Let a model answer every question of a split, on the true ECG and on each control.
 
     Args:
-        model: checkpoint folder or hub id.
+        model: checkpoint folder.
         data: conversations file.
         store: the stores that hold its ECGs.
         out: folder for predictions.jsonl.
@@ -425,17 +426,21 @@ def _runs(folders: Any) -> list[Any]:
 
     runs = []
     for folder in folders:
+        if not folder.exists():
+            raise EcglmError(f"{folder}: no such predictions; make them with ecglm predict --out {folder}")
         home = folder if folder.is_dir() else folder.parent
         if not (home / "scores.json").exists():
             raise EcglmError(f"{home}: not scored yet; run ecglm score {home}")
-        runs.append(Run(name=home.name, scores=read_json(home / "scores.json"), rows=read_predictions(folder)))
+        alone = sum(f.name == folder.name for f in folders) == 1
+        name = home.name if alone else str(home)
+        runs.append(Run(name=name, scores=read_json(home / "scores.json"), rows=read_predictions(folder)))
     return runs
 
 
 def ask(
     question: Positional[str],
     model: Path,
-    ecg: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE [FILE …]")],
+    ecg: UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]],
     rate: float | None = None,
     leads: str | None = None,
     units: Literal["mV", "uV", "V"] | None = None,
@@ -446,7 +451,7 @@ def ask(
     Args:
         question: what to ask.
         model: checkpoint folder or hub id.
-        ecg: recording (WFDB, .npy, .npz, .csv); several for questions that compare.
+        ecg: recording (WFDB, .npy, .npz, .csv); give it several times for questions that compare.
         rate: samples per second, for files that do not say.
         leads: names of the rows, I,II,III,…, or "standard", for files that do not say.
         units: of the samples, for files that do not say.
@@ -455,6 +460,10 @@ def ask(
     from ecglm.models.assistant import load
     from ecglm.records.formats import read
 
+    if max_new_tokens < 1:
+        raise EcglmError(f"max_new_tokens must be 1 or more, found {max_new_tokens}")
+    if not ecg:
+        raise EcglmError("no recording; say which with --ecg FILE")
     records = [read(file, rate=rate, leads=leads, units=units) for file in ecg]
     _say(load(model).ask(records, question, max_new_tokens=max_new_tokens))
 
@@ -487,8 +496,12 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
     from ecglm import config
     from ecglm.training.recipe import Recipe
 
-    if not args or args[0] in ("-h", "--help"):
-        raise EcglmError(f"usage: ecglm {verb} RECIPE.yaml [--out DIR] [--section.field value …]")
+    usage = f"usage: ecglm {verb} RECIPE.yaml [--out DIR] [--limit N] [--dev] [--overwrite] [--section.field value …]"
+    if not args or args[0].startswith("-"):
+        if not {"-h", "--help"} & set(args):
+            raise EcglmError(f"the recipe comes first; {usage}")
+        _tell([usage, f"ecglm {verb} RECIPE.yaml --help lists every field of the recipe with its value"])
+        raise SystemExit(0)
     recipe = config.load(args[0], Recipe)
     both = dataclasses.make_dataclass(
         "Arguments",
@@ -506,7 +519,8 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
         prog=f"ecglm {verb} {args[0]}",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return found.recipe, found.run
+    # Read back once more: what YAML refuses (nan, say) is refused on the command line too.
+    return config.from_dict(Recipe, config.to_dict(found.recipe), f"ecglm {verb} {args[0]}"), found.run
 
 
 def train_(args: list[str]) -> None:

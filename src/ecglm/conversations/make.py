@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecglm import registry
 from ecglm.conversations.table import MapResult, is_finished, manifest_path, write_conversations
+from ecglm.errors import ConfigError
 from ecglm.files import file_sha256, fingerprint, read_manifest
 from ecglm.store.reader import SegmentStore
 from ecglm.types import SPLITS
@@ -31,6 +33,10 @@ def map_corpus(
     written EcglmError when more than ``max_reject`` of the items were rejected.
     """
     mapper = registry.get("conversations", corpus)
+    known = set(inspect.signature(mapper).parameters) - {"stores", "splits", "root"}
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"corpus '{corpus}' has no option '{name}'; its options: {', '.join(sorted(known))}")
     settings: dict[str, Any] = {"corpus": corpus, **options, "splits": fingerprint(dict(splits)) if splits else None}
     inputs: dict[str, Any] = {f"store{i or ''}": s.fingerprint for i, s in enumerate(stores)}
     if root is not None:

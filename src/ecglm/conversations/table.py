@@ -222,6 +222,8 @@ def read_conversations(
 
 def conversations_fingerprint(path: str | Path) -> str:
     """sha256 of a complete conversations file, as its manifest states: what later steps name as their input."""
+    if not Path(path).exists():
+        raise EcglmError(f"{path}: no such file; `ecglm map` makes it")
     return str(read_manifest(manifest_path(path), KIND)["outputs"][Path(path).name])
 
 

@@ -32,7 +32,7 @@ from ecglm.models.checkpoint import Bundle, from_pretrained
 from ecglm.models.generate import generate
 from ecglm.prompts.data import EcgSource
 from ecglm.store.reader import SegmentStore
-from ecglm.types import Conversation, EcgInput, Turn
+from ecglm.types import ECG_MARK, Conversation, EcgInput, Turn
 
 KIND = "predictions"
 FILE = "predictions.jsonl"
@@ -80,6 +80,11 @@ def predict(
     folder, checkpoint = Path(out), read_manifest(model, "checkpoint")
     for control in controls:
         registry.get("controls", control)  # a name nobody knows is told before anything is made
+        if list(controls).count(control) > 1:
+            raise EcglmError(f"control '{control}' stands twice; name it once")
+    for name, number in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens), ("limit", limit)):
+        if number is not None and number < 1:
+            raise EcglmError(f"{name} must be 1 or more, found {number}")
     if history not in ("own", "gold"):
         raise EcglmError(f"history is 'own' or 'gold', found '{history}'")
     opened = [SegmentStore(p) for p in stores]
@@ -250,7 +255,8 @@ class _Answerer:
     def _prompt(self, job: _Job, talk: Sequence[Turn], shown: list[EcgInput] | str) -> Any:
         if isinstance(shown, str):
             raise RejectedRecord("ecg_unusable", shown)
-        return self.bundle.prompter.build(job.conversation.id, talk, shown, generate=True)
+        marks = sum(t.text.count(ECG_MARK) for t in talk if t.role != "assistant")  # some may stand in a later turn
+        return self.bundle.prompter.build(job.conversation.id, talk, shown[:marks], generate=True)
 
     def _row(
         self, job: _Job, turn: int, question: str, answer: dict[str, Any] | None, failure: str | None

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ecglm.errors import EcglmError
+from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.models.checkpoint import Bundle, from_pretrained
 from ecglm.models.generate import generate
 from ecglm.signals.pipeline import pipeline_from_config
+from ecglm.store.writer import to_microvolts
 from ecglm.types import ECG_MARK, EcgInput, Record, Turn
 
 
@@ -23,11 +24,15 @@ class Assistant:
 
     def segments(self, record: Record) -> np.ndarray:
         """The recording as the model's pipeline cuts it: float32 ``(num_segments, 12, seg_len)``, mV."""
-        return pipeline_from_config(self.bundle.pipeline).run(record).signal
+        try:
+            return pipeline_from_config(self.bundle.pipeline).run(record).signal
+        except RejectedRecord as error:
+            raise RejectedRecord(error.reason, f"{record.record_id}: {error.detail}") from error
 
     def encode(self, record: Record) -> EcgInput:
-        """The recording's first segment as the model reads it."""
-        return self.bundle.representation(self.segments(record)[0], self.bundle.pipeline["rate"])
+        """The recording's first segment as the model reads it: in whole microvolts, like those it was trained on."""
+        segment = np.divide(to_microvolts(self.segments(record)[0]), 1000, dtype=np.float32)
+        return self.bundle.representation(segment, self.bundle.pipeline["rate"])
 
     def ask(
         self,

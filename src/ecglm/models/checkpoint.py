@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ecglm import config as strict
 from ecglm.errors import ConfigError, EcglmError, TornOutputError
-from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_json, write_manifest
+from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_errors, write_json, write_manifest
 from ecglm.models.connector import Connector
 from ecglm.models.elm import Elm
 from ecglm.models.encoders.base import build_encoder
@@ -34,6 +37,15 @@ class TinyConfig:
     num_layers: int = 4
     num_heads: int = 4
     vocab_size: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "num_layers", "num_heads", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.tiny.{name} must be 1 or more, found {getattr(self, name)}")
+        if self.hidden % self.num_heads:
+            raise ValueError(
+                f"model.tiny.hidden must be a multiple of num_heads ({self.num_heads}), found {self.hidden}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +117,7 @@ def _bundle(
             connector = Connector(
                 model.connector,
                 dim=encoder.dim,  # type: ignore[arg-type]
-                hidden=llm.config.get_text_config().hidden_size,
+                hidden=llm.get_input_embeddings().weight.shape[1],
                 num_tokens=representation.num_tokens,
             )
     return Bundle(Elm(llm, encoder, connector, placeholder), prompter, representation, pipeline, model)
@@ -131,9 +143,19 @@ def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None 
     write_manifest(folder / "manifest.json", KIND, settings, {}, outputs, **(facts or {}))
 
 
+@contextlib.contextmanager
+def writing_weights(path: str | Path) -> Iterator[None]:
+    """What the disk says while weights are written below ``path``, as one line for the user."""
+    try:
+        with write_errors(Path(path)):
+            yield
+    except SafetensorError as error:  # how safetensors tells of a full disk
+        raise EcglmError(f"{path}: cannot be written ({error}); run the same command again once it can") from error
+
+
 def save_pretrained(bundle: Bundle, folder: str | Path, facts: dict[str, Any] | None = None) -> Path:
     """Save a checkpoint atomically; an older one of the same name is replaced."""
-    with atomic_dir(folder) as temporary:
+    with writing_weights(folder), atomic_dir(folder) as temporary:
         write_checkpoint(bundle, temporary, facts)
     return Path(folder)
 

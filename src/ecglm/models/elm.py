@@ -51,8 +51,9 @@ class Elm(nn.Module):
                 raise ValueError("placeholders without an ECG")
             return embedded
         vectors = self.connector(self.encoder(ecg.to(embedded.device)))
-        if int(at.sum()) != vectors.shape[0] * vectors.shape[1]:
-            raise ValueError(f"{int(at.sum())} placeholders for {vectors.shape[0]} ECGs of {vectors.shape[1]} tokens")
+        num_tokens = vectors.shape[1]
+        if int(at.sum()) != vectors.shape[0] * num_tokens or bool((at.sum(dim=1) % num_tokens).any()):
+            raise ValueError(f"{int(at.sum())} placeholders for {vectors.shape[0]} ECGs of {num_tokens} tokens")
         return embedded.masked_scatter(at[..., None], vectors.to(embedded.dtype))
 
     def forward(

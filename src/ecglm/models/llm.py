@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
@@ -78,15 +79,21 @@ def tiny_llm(
 def load_llm(name: str, *, dtype: str = "float32") -> tuple[Any, Any]:
     """``(model, tokenizer)`` of any causal LM, by hub id or local folder; safetensors only, no code of the repository.
 
-    Raises ConfigError with the reason when it cannot be loaded (not found, offline, needs its own code).
+    Raises ConfigError with the reason when it cannot be loaded (not found, offline, needs its own code, damaged, or
+    without the weights that its configuration asks for).
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         with no_bars():
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), use_safetensors=True)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            )
+        model, info = loaded
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(f"language model '{name}' cannot be loaded: {first}") from error
+    if missing := sorted(info["missing_keys"]):  # the library would fill them with noise
+        raise ConfigError(f"language model '{name}': {len(missing)} weights are missing (first: {missing[0]})")
     return model, tokenizer
 
 

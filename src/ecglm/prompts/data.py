@@ -108,7 +108,8 @@ class ElmDataset(Dataset):
         if len(group) == 1:
             return self._example(group[0])
         inputs = [self.ecgs.encode(group[0].ecgs[0])]
-        return share_prefix(group[0].ecgs[0], [self.prompter.build(c.id, c.turns, inputs) for c in group])
+        examples = [self.prompter.build(c.id, c.turns, inputs) for c in group]
+        return share_prefix(group[0].ecgs[0], examples, self.prompter.ecg_ids)
 
     def counts(self) -> Mapping[str, int]:
         """``{"used": …, "rejected": …}`` with one entry per reason: adds up to the conversations given."""

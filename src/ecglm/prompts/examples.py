@@ -124,11 +124,12 @@ def _shorten(turns: list[Turn]) -> tuple[list[Turn] | None, str]:
     return None, ""
 
 
-def share_prefix(example_id: str, examples: Sequence[Example]) -> Example:
+def share_prefix(example_id: str, examples: Sequence[Example], ecg_ids: Sequence[int] = ()) -> Example:
     """Join examples that start with the same tokens (the same ECG) into one sequence: prefix once, then the branches.
 
     With the mask and positions that ``collate`` makes of ``branches`` the loss equals that of the examples apart,
-    at the cost of one ECG instead of many. ``examples`` must show the same ECGs.
+    at the cost of one ECG instead of many. ``examples`` must show the same single ECG. ecg_ids: the ECG's tokens; where
+    they are not in the prefix (the questions differ before the ECG) each branch keeps an ECG of its own.
     """
     shortest = min(len(e.input_ids) for e in examples)
     stacked = np.stack([e.input_ids[:shortest] for e in examples])
@@ -138,6 +139,8 @@ def share_prefix(example_id: str, examples: Sequence[Example]) -> Example:
     differs[:-1] |= labelled.any(axis=0)[1:]
     differs[-1] = True
     prefix = int(np.argmax(differs))
+    own = bool(ecg_ids) and not np.isin(stacked[0, :prefix], ecg_ids).any()
+    tensors = [e.ecg for e in (examples if own else examples[:1]) if e.ecg is not None]
     ids, labels, branches = [examples[0].input_ids[:prefix]], [examples[0].labels[:prefix]], [np.zeros(prefix, int)]
     for number, example in enumerate(examples, 1):
         ids.append(example.input_ids[prefix:])
@@ -147,7 +150,7 @@ def share_prefix(example_id: str, examples: Sequence[Example]) -> Example:
         id=example_id,
         input_ids=np.concatenate(ids),
         labels=np.concatenate(labels),
-        ecg=examples[0].ecg,
+        ecg=np.concatenate(tensors) if tensors else None,
         branches=np.concatenate(branches).astype(np.int64),
         truncated=tuple(t for e in examples for t in e.truncated),
     )

@@ -41,6 +41,7 @@ def _key(count, left, right):  # smallest first: highest count, then smallest le
 
 @njit
 def push(keys, heap, n, key, item):
+    """Put (key, item) into a heap of n entries."""
     while n > 0:
         parent = (n - 1) >> 1
         if keys[parent] <= key:

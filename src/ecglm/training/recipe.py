@@ -75,8 +75,11 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be 1 or more, found {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"train.lr must be above 0, found {self.lr}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train.{name} must be above 0, found {getattr(self, name)}")
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"train.seed must lie between 0 and 2^32 - 1, found {self.seed}")
         if not 0 <= self.warmup_steps < self.max_steps:
             raise ValueError(
                 f"train.warmup_steps must be below max_steps ({self.max_steps}), found {self.warmup_steps}"

@@ -33,7 +33,7 @@ from ecglm.representations.signal import SignalRepresentation
 from ecglm.representations.symbols import SymbolsRepresentation, train_symbols
 from ecglm.store.reader import SegmentStore
 from ecglm.training.recipe import Recipe, SymbolsConfig
-from ecglm.training.trainer import STATES, ElmTrainer, resume_point
+from ecglm.training.trainer import STATES, ElmTrainer, is_over, resume_point
 from ecglm.types import LEADS, SPLITS, Conversation
 
 KIND = "training-run"
@@ -214,6 +214,8 @@ def _fit(
     point = resume_point(folder / STATES)
     if point:
         say(f"goes on from {Path(point).name}")
+        if is_over(Path(point), recipe.train):
+            return
     trainer.train(resume_from_checkpoint=point)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import time
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from ecglm import registry
 from ecglm.errors import EcglmError, TornOutputError
 from ecglm.files import append_jsonl, read_manifest, write_manifest
-from ecglm.models.checkpoint import Bundle, load_ecg_weights, save_pretrained, write_checkpoint
+from ecglm.models.checkpoint import Bundle, load_ecg_weights, save_pretrained, write_checkpoint, writing_weights
 from ecglm.models.llm import load_llm
 from ecglm.prompts.collate import collate
 from ecglm.prompts.data import ElmDataset, EpochSampler
@@ -62,6 +63,11 @@ class ElmTrainer(Trainer):
         """The objective's loss; nothing else happens here."""
         return self.objective(model, inputs, num_items_in_batch)
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        _refuse_nan(float(loss), "training", self.state.global_step + 1)
+        return loss
+
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
 
@@ -75,6 +81,7 @@ class ElmTrainer(Trainer):
                 total += torch.tensor([float(loss), count], dtype=torch.float64, device=self.args.device)
         total = self.accelerator.reduce(total, reduction="sum")
         metrics = {"eval_loss": float(total[0] / total[1])}
+        _refuse_nan(metrics["eval_loss"], "validation", self.state.global_step)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -84,6 +91,8 @@ class ElmTrainer(Trainer):
         if best and self.args.should_save:
             facts = {"step": self.state.global_step, "val_loss": metrics["eval_loss"]}
             save_pretrained(self.bundle, self.out / "best", facts)
+        if _out_of_patience(self.state, self.config):
+            self.control.should_training_stop = True
         return best
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -93,7 +102,8 @@ class ElmTrainer(Trainer):
             write_checkpoint(self.bundle, folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with writing_weights(self.out / STATES):
+            super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = self.out / STATES / f"checkpoint-{self.state.global_step}"
             write_manifest(folder / "state.json", STATE_KIND, {"step": self.state.global_step}, {}, {})
@@ -132,6 +142,25 @@ def resume_point(states: Path) -> str | None:
             continue
         found.append((int(manifest["settings"]["step"]), folder))
     return str(max(found)[1]) if found else None
+
+
+def is_over(state: Path, config: TrainConfig) -> bool:
+    """Whether a state is that of the last step: nothing is left to train, and one step more would be one too many."""
+    saved = TrainerState.load_from_json(str(state / "trainer_state.json"))
+    return saved.global_step >= config.max_steps or _out_of_patience(saved, config)
+
+
+def _out_of_patience(state: TrainerState, config: TrainConfig) -> bool:
+    if config.patience is None or state.best_global_step is None:
+        return False
+    return state.global_step - state.best_global_step >= config.patience * config.eval_every
+
+
+def _refuse_nan(loss: float, what: str, step: int) -> None:
+    if not math.isfinite(loss):
+        raise EcglmError(
+            f"the {what} loss is {loss} at step {step}; lower train.lr or train.clip, then train again with --overwrite"
+        )
 
 
 def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
@@ -182,12 +211,12 @@ class _Epoch(TrainerCallback):
 
 
 class _Log(TrainerCallback):
-    """``metrics.jsonl`` (no clock in it, so that two runs are equal), progress lines, early stopping."""
+    """``metrics.jsonl`` (no clock in it, so that two runs are equal), progress lines."""
 
     KEYS = ("loss", "eval_loss", "learning_rate", "grad_norm")
 
     def __init__(self, out: Path, say: Callable[[str], None], config: TrainConfig) -> None:
-        self.file, self.say, self.config = out / "metrics.jsonl", say, config
+        self.file, self.say, self.eval_every = out / "metrics.jsonl", say, config.eval_every
         self.started, self.first_step, self.last_said = 0.0, 0, 0.0
         self.val = float("nan")
 
@@ -199,6 +228,11 @@ class _Log(TrainerCallback):
 
     def _row(self, logs: dict[str, Any]) -> dict[str, Any]:
         return {"step": logs["step"], **{k: logs[k] for k in self.KEYS if k in logs}}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The running mean of the loss is not part of a state: it must be written out where one is saved.
+        if state.global_step % self.eval_every == 0:
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         row = self._row(state.log_history[-1])
@@ -213,9 +247,3 @@ class _Log(TrainerCallback):
             left = spent / max(done - self.first_step, 1) * (state.max_steps - done)
             val = "" if self.val != self.val else f"  val {self.val:.4f}"
             self.say(f"step {done}/{state.max_steps}  loss {row['loss']:.4f}{val}  {spent:.0f} s, {left:.0f} s left")
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.config.patience is None or state.best_global_step is None:
-            return
-        if state.global_step - state.best_global_step >= self.config.patience * self.config.eval_every:
-            control.should_training_stop = True

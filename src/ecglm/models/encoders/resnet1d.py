@@ -55,10 +55,8 @@ class ResNet1d(nn.Module):
         )
         dims = [widths[0], *widths]
         self.stages = nn.Sequential(*[_Block(a, b, kernel, 2) for a, b in zip(dims, widths, strict=False)])
-        # Tokens leave with unit scale, so that a fresh connector starts in the range of the LLM's own embeddings.
-        self.norm = nn.LayerNorm(widths[-1])
         self.dropout = nn.Dropout(dropout)
         self.dim = widths[-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.norm(self.stages(self.stem(x)).transpose(1, 2)))
+        return self.dropout(self.stages(self.stem(x)).transpose(1, 2))

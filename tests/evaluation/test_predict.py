@@ -1,0 +1,332 @@
+"""Prediction: the same bytes however often it is killed, the same answers whatever the batch, nothing dropped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ecglm.errors import ConfigError, EcglmError
+from ecglm.evaluation.predict import predict
+from ecglm.evaluation.predictions import read_predictions
+from ecglm.evaluation.score import score
+from ecglm.files import read_jsonl, read_manifest
+from ecglm.prompts.examples import Prompter
+from ecglm.records.synthetic import Synthetic
+from ecglm.signals.pipeline import get_pipeline
+from ecglm.store.prepare import prepare
+from ecglm.store.reader import SegmentStore
+from ecglm.types import Conversation, EcgInput, Turn
+from tiny_world import World
+
+CONTROLS = ("blank", "noise", "swap", "no-ecg")
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def ask(world: World, signal_run: Path, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Predict into a fresh folder and read the rows."""
+    count = iter(range(99))
+
+    def run(data: Path = world.data, model: Path = signal_run, **options: Any) -> list[dict[str, Any]]:
+        out = options.pop("out", tmp_path / f"out{next(count)}")
+        options = {"max_new_tokens": 8, "say": quiet, **options}
+        predict(model / "best", data, [world.store], out, **options)
+        return read_predictions(out)
+
+    return run
+
+
+def answers(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], Any]:
+    return {(r["control"], r["id"], r["turn"]): r["prediction"] for r in rows}
+
+
+class Spy:
+    """Every prompt that is built: its turns, its ECG inputs, and its text with ◆ for each of the ECG's tokens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.turns: list[list[Turn]] = []
+        self.shown: list[list[EcgInput]] = []
+        self.texts: list[str] = []
+        build = Prompter.build
+
+        def spy(prompter: Prompter, name: str, turns: Any, ecgs: Any, **options: Any) -> Any:
+            example = build(prompter, name, turns, ecgs, **options)
+            self.turns.append(list(turns))
+            self.shown.append(list(ecgs))
+            ids = example.input_ids.tolist()
+            self.texts.append("".join("◆" if i in prompter.ecg_ids else prompter.tokenizer.decode([i]) for i in ids))
+            return example
+
+        monkeypatch.setattr(Prompter, "build", spy)
+
+
+def talks(world: World) -> list[Conversation]:
+    """Two turns each, the training split kept for the majority answers; one shows its second ECG in the second turn."""
+    test = world.conversations("test")
+    one, two = test[0], next(c for c in test if c.patients != test[0].patients)
+    turns = (
+        Turn("user", "<ecg>\nWhat is the rhythm?"),
+        Turn("assistant", "GOLD ONE"),
+        Turn("user", "And the axis?"),
+        Turn("assistant", "GOLD TWO"),
+    )
+    later = (*turns[:2], Turn("user", "And here: <ecg>"), Turn("assistant", "GOLD THREE"))
+    both = {"ecgs": one.ecgs + two.ecgs, "patients": one.patients + two.patients}
+    return [
+        replace(one, id="a", turns=turns),
+        replace(two, id="b", turns=turns),
+        replace(one, id="c", turns=later, **both),
+        *world.conversations("train"),
+    ]
+
+
+def test_rows_have_the_documented_fields(ask, world: World) -> None:
+    rows = ask(controls=CONTROLS)
+    questions = {c.id: c for c in world.conversations("test")}
+    assert len(rows) == len(questions) * 5
+    for row in rows:
+        asked = questions[row["id"]]
+        fields = {"id", "ecgs", "task", "turn", "prompt", "reference", "prediction", "control", "seed", "patient_id"}
+        assert row.keys() - {"shown"} == fields | {"metadata", "truncated"}
+        assert (tuple(row["ecgs"]), row["task"], row["turn"]) == (asked.ecgs, asked.task, 0)
+        assert (row["reference"], row["patient_id"]) == (asked.turns[1].text, asked.patients[0])
+        assert row["metadata"] == asked.metadata
+        assert isinstance(row["prediction"], str) and isinstance(row["truncated"], bool)
+        assert ("shown" in row) is (row["control"] == "swap")
+        wanted = asked.turns[0].text if row["control"] != "no-ecg" else asked.turns[0].text.replace("<ecg>\n", "")
+        assert row["prompt"] == wanted
+    order = [r["control"] for r in rows]
+    assert order == sorted(order, key=["real", *CONTROLS].index)
+
+
+@pytest.mark.parametrize("kind", ["signal", "symbols"])
+def test_answers_do_not_depend_on_the_batch(kind: str, ask, request) -> None:
+    model = request.getfixturevalue(f"{kind}_run")
+    found = [answers(ask(model=model, batch_size=size, controls=CONTROLS)) for size in (1, 8, 64)]
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0].values())) > 3
+    real = {k[1:]: v for k, v in found[0].items() if k[0] == "real"}
+    for control in CONTROLS:  # showing something else changes some answer
+        assert {k[1:]: v for k, v in found[0].items() if k[0] == control} != real, control
+
+
+def test_the_same_command_gives_the_same_bytes_and_is_reused(ask, tmp_path: Path, world: World) -> None:
+    for name in ("a", "b"):
+        ask(out=tmp_path / name, controls=CONTROLS)
+    for file in ("predictions.jsonl", "baselines.json", "manifest.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    before = (tmp_path / "a" / "predictions.jsonl").stat().st_mtime_ns
+    ask(out=tmp_path / "a", controls=CONTROLS)
+    assert (tmp_path / "a" / "predictions.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(EcglmError, match="--overwrite"):
+        ask(out=tmp_path / "a", controls=("blank",))
+    assert len(ask(out=tmp_path / "a", controls=("blank",), overwrite=True)) == 2 * len(world.conversations("test"))
+
+
+def test_every_cut_of_the_file_leads_to_the_same_bytes(ask, tmp_path: Path) -> None:
+    """Whatever a killed run left, whole batches or half a line: cut there and go on."""
+    ask(out=tmp_path / "whole", batch_size=5, controls=("blank",))
+    whole = (tmp_path / "whole" / "predictions.jsonl").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    for number, size in enumerate([0, 7, ends[0], ends[3], ends[4], ends[4] + 40, ends[9] - 1, ends[10], ends[-1] - 1]):
+        folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / str(number)))
+        manifest = (folder / "manifest.json").read_bytes()
+        (folder / "manifest.json").unlink()
+        (folder / "predictions.jsonl").write_bytes(whole[:size])
+        ask(out=folder, batch_size=5, controls=("blank",))
+        assert (folder / "predictions.jsonl").read_bytes() == whole
+        assert (folder / "manifest.json").read_bytes() == manifest
+
+
+def test_killed_in_the_middle_and_run_again_equals_uninterrupted(
+    world: World, signal_run: Path, ask, tmp_path: Path
+) -> None:
+    options = {"controls": ("blank", "swap"), "batch_size": 4, "max_new_tokens": 8}
+    ask(out=tmp_path / "whole", **options)
+    code = (
+        "import sys, time, torch; torch.set_num_threads(1)\n"
+        "from ecglm.evaluation import predict as p\n"
+        "answer = p._Answerer.answer\n"
+        "p._Answerer.answer = lambda *a: (time.sleep(0.3), answer(*a))[1]\n"
+        "from ecglm.cli import main\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "predict", "--model", str(signal_run / "best"), "--data", str(world.data)]
+    command += ["--store", str(world.store), "--out", str(tmp_path / "killed"), "--controls", "blank", "swap"]
+    command += ["--batch-size", "4", "--max-new-tokens", "8"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    file = tmp_path / "killed" / "predictions.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if file.exists() and file.read_bytes().count(b"\n") >= 8:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "prediction ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 8 <= len(read_jsonl(file, allow_torn=True)) < 36
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    ask(out=tmp_path / "killed", **options)
+    for name in ("predictions.jsonl", "manifest.json", "baselines.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("history", ["own", "gold"])
+def test_later_turns_see_the_history_they_are_told_to(
+    history: str, world: World, ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = world.write(tmp_path / "talks.parquet", talks(world))
+    spy = Spy(monkeypatch)
+    rows = ask(data=data, history=history)
+    assert [(r["id"], r["turn"], r["reference"]) for r in rows] == [
+        ("a", 0, "GOLD ONE"),
+        ("a", 1, "GOLD TWO"),
+        ("b", 0, "GOLD ONE"),
+        ("b", 1, "GOLD TWO"),
+        ("c", 0, "GOLD ONE"),
+        ("c", 1, "GOLD THREE"),
+    ]
+    assert not any("error" in r for r in rows)
+    assert rows[1]["prompt"] == "And the axis?"
+    first, second = spy.texts[:3], spy.texts[3:]
+    assert len(second) == 3
+    for number, text in enumerate(second):
+        own = rows[2 * number]["prediction"]
+        earlier = own if history == "own" else "GOLD ONE"
+        assert text.startswith(f"{first[number]}{earlier}<|im_end|>\n<|im_start|>user\n")
+        assert ("GOLD" in text) is (history == "gold")
+        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert first[2].count("◆") == 4 and second[2].count("◆") == 8  # the second ECG comes with the second question
+
+
+def test_both_ecgs_of_a_question_are_shown_in_order(world: World, ask, tmp_path, monkeypatch) -> None:
+    test = world.conversations("test")
+    one, two = test[0], next(c for c in test if c.patients != test[0].patients)
+    turns = (Turn("user", "First <ecg> then <ecg>: the same?"), Turn("assistant", "no"))
+    pair = replace(one, id="pair", ecgs=one.ecgs + two.ecgs, patients=one.patients + two.patients, turns=turns)
+    data = world.write(tmp_path / "pair.parquet", [pair, *world.conversations("train")])
+    spy = Spy(monkeypatch)
+    rows = ask(data=data, controls=("swap", "no-ecg"))
+    store = SegmentStore(world.store)
+
+    def signals(names: list[str]) -> np.ndarray:
+        return np.stack([store[store.segments_of(n)[0]] for n in names])
+
+    assert np.array_equal(np.stack([e.tensor for e in spy.shown[0]]), signals(list(pair.ecgs)))
+    assert np.array_equal(np.stack([e.tensor for e in spy.shown[1]]), signals(rows[1]["shown"]))
+    assert rows[1]["shown"] == list(pair.ecgs[::-1])  # two patients: each gets the other's
+    assert "◆" not in spy.texts[2] and spy.shown[2] == []
+
+
+def test_a_swapped_ecg_is_never_the_patients_own(ask, world: World) -> None:
+    patient_of = {e: p for c in world.conversations() for e, p in zip(c.ecgs, c.patients, strict=True)}
+    for seed in range(5):
+        for row in ask(controls=("swap",), seed=seed):
+            assert row["seed"] == seed
+            for shown in row.get("shown", []):
+                assert patient_of[shown] != row["patient_id"]
+
+
+@pytest.mark.parametrize("kind", ["signal", "symbols"])
+def test_what_each_control_shows(kind: str, ask, request, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = request.getfixturevalue(f"{kind}_run")
+    spy = Spy(monkeypatch)
+    rows = ask(model=model, controls=("no-ecg", "blank", "noise"), batch_size=1)
+    assert not any("error" in r for r in rows)  # a blank ECG has symbols too
+    by_control: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_control.setdefault(row["control"], []).append(number)
+    for number in by_control["no-ecg"]:
+        assert spy.shown[number] == [] and "◆" not in spy.texts[number]
+    del by_control["no-ecg"]
+    inputs = {control: [spy.shown[n][0] for n in numbers] for control, numbers in by_control.items()}
+    tokens = {control: [e.token_ids.tolist() for e in shown] for control, shown in inputs.items()}
+    tensors = {control: [e.tensor for e in shown] for control, shown in inputs.items()}
+    if kind == "signal":
+        assert all(not t.any() for t in tensors["blank"])
+        for real, noise in zip(tensors["real"], tensors["noise"], strict=True):
+            assert noise.std(axis=1) == pytest.approx(real.std(axis=1), rel=0.25)
+            assert abs(np.corrcoef(real[1], noise[1])[0, 1]) < 0.3
+    else:
+        assert len({tuple(t) for t in tokens["blank"]}) == 1
+        assert all(r != b for r, b in zip(tokens["real"], tokens["blank"], strict=True))
+
+
+def test_an_ecg_that_is_not_there_is_an_error_row_and_scored_as_wrong(world: World, ask, tmp_path: Path) -> None:
+    test = world.conversations("test")
+    lost = [replace(c, id=f"lost/{c.id}", ecgs=("synthetic/nobody",), patients=("synthetic/p",)) for c in test[:2]]
+    data = world.write(tmp_path / "lost.parquet", [*test, *lost, *world.conversations("train")])
+    rows = ask(data=data, out=tmp_path / "out", controls=("blank", "swap"), batch_size=5)
+    manifest = read_manifest(tmp_path / "out", "predictions")
+    assert manifest["num_answers"] == len(rows) == 3 * (len(test) + 2)
+    failed = [r for r in rows if "error" in r]
+    for row in failed:
+        assert row["prediction"] is None and "ecg_not_in_store: synthetic/nobody" in row["error"]
+    by_control = {k: [r["id"] for r in failed if r["control"] == k] for k in ("real", "blank", "swap")}
+    assert sorted(by_control["real"]) == sorted(by_control["blank"]) == sorted(c.id for c in lost)
+    # under swap it is the question that would be shown the lost ECG; the lost one gets a true ECG
+    assert manifest["num_failed"] == len(failed)
+    assert not set(by_control["swap"]) & {c.id for c in lost} and by_control["swap"]
+    task = lost[0].task
+    perfect = [{**r, "prediction": r["reference"]} if "error" not in r else r for r in rows if r["task"] == task]
+    number = sum(c.task == task for c in test) + sum(c.task == task for c in lost)
+    wrong = sum(c.task == task for c in lost)
+    got = score(perfect)["controls"]["real"][task]["accuracy"]
+    assert got["n"] == number and got["value"] == pytest.approx(1 - wrong / number)
+
+
+def test_an_ecg_of_a_prompt_that_does_not_fit_is_an_error_row(world: World, ask, tmp_path: Path) -> None:
+    test = world.conversations("test")
+    turns = (Turn("user", "<ecg>\n" + "word " * 400), Turn("assistant", "no"))
+    data = world.write(
+        tmp_path / "long.parquet", [replace(test[0], turns=turns), *test[1:], *world.conversations("train")]
+    )
+    rows = ask(data=data)
+    assert [r["id"] for r in rows if "error" in r] == [test[0].id]
+    assert "sequence_too_long" in next(r["error"] for r in rows if "error" in r)
+
+
+def test_mistakes_are_told_and_leave_the_folder_free(world: World, signal_run: Path, ask, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"'blnk' \(did you mean 'blank'\?\)"):
+        ask(out=out, controls=("blnk",))
+    with pytest.raises(EcglmError, match="no questions in split 'tset'"):
+        ask(out=out, split="tset")
+    with pytest.raises(EcglmError, match=r"no questions in split 'test' for tasks st"):
+        ask(out=out, tasks=("st",))
+    with pytest.raises(EcglmError, match="history"):
+        ask(out=out, history="golden")
+    with pytest.raises(EcglmError, match="no such checkpoint"):
+        ask(out=out, model=tmp_path / "absent")
+    only = next(c for c in world.conversations("test"))
+    data = world.write(tmp_path / "one.parquet", [only, *world.conversations("train")])
+    with pytest.raises(EcglmError, match="swap"):
+        ask(out=out, data=data, controls=("swap",))
+    assert len(ask(out=out)) == len(world.conversations("test"))
+
+
+def test_a_store_of_another_pipeline_is_refused(world: World, signal_run: Path, tmp_path: Path) -> None:
+    pipeline = get_pipeline("default", rate=100, seg_len=500)
+    prepare(Synthetic(num_patients=12, seed=3), pipeline, tmp_path / "store", progress=False)
+    with pytest.raises(EcglmError, match=r"prepared otherwise than the model's data: .*rate 100 \(model: 50\)"):
+        predict(signal_run / "best", world.data, [tmp_path / "store"], tmp_path / "out", say=quiet)
+
+
+def test_limit_takes_all_questions_of_so_many_ecgs(ask, world: World) -> None:
+    rows = ask(limit=2)
+    ecgs = sorted({c.ecgs[0] for c in world.conversations("test")})[:2]
+    assert sorted(r["id"] for r in rows) == sorted(c.id for c in world.conversations("test") if c.ecgs[0] in ecgs)
