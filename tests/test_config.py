@@ -228,7 +228,9 @@ def test_load_names_the_file(tmp_path):
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-texts = st.text(max_size=12) | st.sampled_from(["1e5", "0x1f", "null", "yes", "~", "1:30", "2020-01-01", "<<", "=", ""])
+texts = st.text(max_size=12) | st.sampled_from(
+    ["1e5", "0x1f", "null", "yes", "~", "1:30", "2020-01-01", "<<", "=", "", "\x85", "a\u2028b", "\ufeff", "#x", "a: b"]
+)
 inners = st.builds(
     Inner,
     lr=finite.filter(lambda x: x > 0),

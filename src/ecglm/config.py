@@ -55,7 +55,7 @@ class _Reader:
             value = self.constructor.construct_object(node)
         except (ValueError, KeyError) as error:  # `!!int abc`, `0x_`
             raise self.fail(node, f"{node.value[:80]!r} at '{path}' is not what its tag says") from error
-        if node.style is None:  # a quoted '1e-4' stays text
+        if getattr(node, "style", None) is None:  # a quoted '1e-4' stays text
             value = _exponent_float(value)
         if isinstance(value, float) and not math.isfinite(value):
             raise self.fail(node, f"'{path}' must be finite, found {node.value}")
@@ -225,13 +225,15 @@ def load(path: str | Path, kind: type[T]) -> T:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts such as ``1e5``, which ``loads`` would take for numbers, and writes no aliases."""
+    """Quotes texts that would be read back otherwise (``1e5`` as a number, U+0085 as a line end); no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def text(self, data: str) -> yaml.Node:
         style = "'" if isinstance(_exponent_float(data), float) else None
+        if any(c in data for c in "\x85\u2028\u2029\ufeff"):
+            style = '"'  # the only style that escapes what a reader takes for line ends
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 

@@ -156,7 +156,7 @@ def _ptb_xl_plan(root: Path, seed: int) -> Plan:
     signal = _recipe(
         "signal",
         seed,
-        TrainConfig(max_steps=700, lr=5e-4, eval_every=50, patience=8),
+        TrainConfig(max_steps=700, lr=5e-4, eval_every=50, patience=4),
         TinyConfig(num_layers=3),
         encoder_options={"dropout": 0.2},
     )

@@ -193,7 +193,7 @@ def test_the_report_is_complete_by_itself(first):
     pictures = [a for a in links.fetched if a.startswith("data:image/")]
     assert len(pictures) >= 6
     text = " ".join(links.text).lower()
-    for words in ("signal", "ecg-byte", "rhythm", "conduction", "axis", "majority"):
+    for words in ("signal", "ecg-byte", "rhythm", "conduction", "axis", "most frequent answer", "blank"):
         assert words in text
     for row in rows_of(first.folder, "signal"):
         assert row["patient_id"] not in page

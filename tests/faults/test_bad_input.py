@@ -104,7 +104,7 @@ def change_table(root: Path, old: str, new: str) -> None:
         (lambda r: (r / "ptbxl_database.csv").unlink(), ["ptbxl_database.csv: no such file", "--root must be"]),
         (lambda r: (r / "scp_statements.csv").unlink(), ["scp_statements.csv: no such file", "--root must be"]),
         (lambda r: change_table(r, "strat_fold", "fold"), ["ptbxl_database.csv: column 'strat_fold' is missing"]),
-        (lambda r: change_table(r, ",scp_codes", ",scp_code"), ["column 'scp_codes' is missing (did you mean 'scp_code'?)"]),
+        (lambda r: change_table(r, ",scp_codes", ",scp_code"), ["'scp_codes' is missing (did you mean 'scp_code'?)"]),
         (lambda r: change_table(r, "\n2,2.0,", "\n1,2.0,"), ["ptbxl_database.csv, line 3", "stands twice"]),
         (lambda r: change_table(r, "\n2,2.0,", "\nzwei,2.0,"), ["ecg_id 'zwei' is no whole number"]),
         (lambda r: change_table(r, "records100/00000/00003_lr,", "../../etc/passwd,"), ["refuses '../../etc/passwd'"]),
@@ -148,6 +148,7 @@ def with_link(root):
     dat.symlink_to(outside)
 
 
+CODES_OF_7 = "{'NORM': 100.0, 'SR': 0.0}\",,True,8"
 BAD_RECORDS = {
     "no .dat": (lambda r: header(r).with_suffix(".dat").unlink(), "signal_missing"),
     "another .dat named": (lambda r: change_header(r, "00007_lr.dat", "other.dat"), "signal_missing"),
@@ -173,8 +174,8 @@ BAD_RECORDS = {
     "no sampling rate": (lambda r: change_header(r, "_lr 12 100", "_lr 12 0"), "sampling_rate_invalid"),
     "a binary header": (lambda r: header(r).write_bytes(bytes(range(256))), "header_corrupt"),
     "an empty header": (lambda r: header(r).write_text(""), "header_corrupt"),
-    "codes that are a program": (lambda r: change_table(r, "{'NORM': 100.0, 'SR': 0.0}\",,True,8",
-                                                        "__import__('os').system('true')\",,True,8"), "scp_codes_invalid"),
+    "codes that are a program": (lambda r: change_table(r, CODES_OF_7, "__import__('os').system('true')\",,True,8"),
+                                 "scp_codes_invalid"),
     "a fold of eleven": (lambda r: change_table(r, "True,8,records100/00000/00007", "True,11,records100/00000/00007"),
                          "metadata_invalid"),
 }  # fmt: skip
@@ -295,7 +296,8 @@ CHECKPOINT = ("manifest.json", "config.json", "ecg.safetensors", "llm/config.jso
 def test_a_checkpoint_with_a_missing_or_damaged_file(trained, tmp_path, name, how):
     copy = Path(shutil.copytree(trained / "run" / "best", tmp_path / "best"))
     np.save(tmp_path / "a.npy", signal_of(1))
-    ask = ("ask", "normal?", "--model", copy, "--ecg", tmp_path / "a.npy", "--rate", 100, "--leads", "standard", "--units", "mV")  # fmt: skip
+    ask = ("ask", "normal?", "--model", copy, "--ecg", tmp_path / "a.npy")
+    ask += ("--rate", 100, "--leads", "standard", "--units", "mV")
     done(*ask, "--max-new-tokens", 2)
     data = bytearray((copy / name).read_bytes())
     if how == "missing":

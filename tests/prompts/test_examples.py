@@ -78,7 +78,7 @@ def test_shared_prefix_equals_the_examples_apart(prompter: Prompter) -> None:
     assert len(joined.input_ids) < sum(len(e.input_ids) for e in examples)
     llm = tiny_llm(prompter.tokenizer, hidden=32, num_layers=2, num_heads=2).eval()
 
-    def model(input_ids, attention_mask, position_ids, ecg, logits_to_keep):  # noqa: ANN001, ANN202
+    def model(input_ids, attention_mask, position_ids, ecg, logits_to_keep):
         del ecg
         return llm(
             input_ids=input_ids,

@@ -106,7 +106,7 @@ def test_a_pickled_store_carries_no_data(fake_store):
     fake_store[0], fake_store.index
     data = pickle.dumps(fake_store)
     assert len(data) < 5000
-    again = pickle.loads(data)  # noqa: S301 - made two lines above
+    again = pickle.loads(data)
     np.testing.assert_array_equal(again[77], fake_store[77])
     assert again.segments_of("fake/001") == [2, 3]
 

@@ -22,23 +22,23 @@ from ecglm.training.run import train
 from ecglm.training.trainer import resume_point
 from tiny_world import tree
 
-#: Eight training ECGs in batches of three: an epoch has three steps, of which the last is short.
-#: Losses are logged every third step and states saved every fourth, so that neither fits the other nor the epochs.
+#: Eight training ECGs in batches of two: an epoch has four steps. States are saved every third step and losses logged
+#: every second, so that neither fits the other nor the epochs.
 POINTS = [
     "step-1",  # before any state
-    "step-5",  # epoch 2, middle
-    "step-7",  # epoch 3, from a state in the middle of epoch 2
-    "step-9",  # epoch 4, after the state at step 8
-    "optimizer-2",  # state of step 8 half written
-    "state-2",  # state of step 8 without its manifest
-    "best-2",  # best checkpoint of step 8 half written
+    "step-5",  # epoch 2, from a state in the middle of epoch 1
+    "step-7",  # epoch 2, from a state in its middle
+    "step-10",  # epoch 3, from a state in its middle
+    "optimizer-2",  # state of step 6 half written
+    "state-2",  # state of step 6 without its manifest
+    "best-2",  # best checkpoint of step 6 half written
     "end-1",  # trained to the end, nothing of the run's own written
 ]
 
 
 @pytest.fixture(scope="module")
 def recipe(world) -> Recipe:
-    return world.recipe(max_steps=11, batch_size=3, eval_every=4, log_every=3, warmup_steps=2)
+    return world.recipe(max_steps=11, batch_size=2, eval_every=3, log_every=2, warmup_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def final(folder: Path) -> dict[str, bytes]:
 
 def test_the_world_is_as_the_kill_points_say(whole: Path, recipe: Recipe) -> None:
     rows = read_jsonl(whole / "metrics.jsonl")
-    assert [r["step"] for r in rows if "eval_loss" in r] == [4, 8, 11]  # the last step too, and once only
-    assert {3, 6, 9} <= {r["step"] for r in rows if "loss" in r}
+    assert [r["step"] for r in rows if "eval_loss" in r] == [3, 6, 9, 11]  # the last step too, and once only
+    assert {2, 3, 4, 6, 8, 9, 10} == {r["step"] for r in rows if "loss" in r}
     assert read_manifest(whole, "training-run")["counts"]["train"]["sequences"] == 8
 
 
@@ -90,13 +90,13 @@ def test_d36_killed_and_run_again_equals_uninterrupted(point: str, killed: Path,
     resumed = [line for line in said if line.startswith("goes on from")]
     expected = {
         "step-1": (set(), []),
-        "step-5": ({"checkpoint-4"}, ["goes on from checkpoint-4"]),
-        "step-7": ({"checkpoint-4"}, ["goes on from checkpoint-4"]),
-        "step-9": ({"checkpoint-4", "checkpoint-8"}, ["goes on from checkpoint-8"]),
-        "optimizer-2": ({"checkpoint-4", "checkpoint-8"}, ["goes on from checkpoint-4"]),
-        "state-2": ({"checkpoint-4", "checkpoint-8"}, ["goes on from checkpoint-4"]),
-        "best-2": ({"checkpoint-4"}, ["goes on from checkpoint-4"]),
-        "end-1": ({"checkpoint-8", "checkpoint-11"}, ["goes on from checkpoint-11"]),
+        "step-5": ({"checkpoint-3"}, ["goes on from checkpoint-3"]),
+        "step-7": ({"checkpoint-3", "checkpoint-6"}, ["goes on from checkpoint-6"]),
+        "step-10": ({"checkpoint-6", "checkpoint-9"}, ["goes on from checkpoint-9"]),
+        "optimizer-2": ({"checkpoint-3", "checkpoint-6"}, ["goes on from checkpoint-3"]),
+        "state-2": ({"checkpoint-3", "checkpoint-6"}, ["goes on from checkpoint-3"]),
+        "best-2": ({"checkpoint-3"}, ["goes on from checkpoint-3"]),
+        "end-1": ({"checkpoint-9", "checkpoint-11"}, ["goes on from checkpoint-11"]),
     }[point]
     assert (states, resumed) == expected
     ours, theirs = final(folder), final(whole)
@@ -160,7 +160,7 @@ def test_a_finished_run_is_reused_and_another_recipe_refused(
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
     manifest = read_manifest(run / "best", "checkpoint")
     assert (result.val_loss, result.best_step) == (manifest["val_loss"], manifest["step"])
-    other = world.recipe(max_steps=11, batch_size=3, eval_every=4, log_every=3, warmup_steps=2, lr=1e-4)
+    other = world.recipe(max_steps=11, batch_size=2, eval_every=3, log_every=2, warmup_steps=2, lr=1e-4)
     with pytest.raises(StaleOutputError, match="--overwrite"):
         train(other, run, say=lambda text: None)
     assert not train(other, run, overwrite=True, say=lambda text: None).reused
