@@ -128,16 +128,16 @@ def quickstart(
 
 def _synthetic_plan(seed: int, limit: int | None) -> Plan:
     """Train and validation patients from one seed, test patients from another: nobody is in both."""
-    num_train, num_test = (1500, 120) if limit is None else (limit, max(limit // 4, 6))
+    num_train, num_test = (1500, 100) if limit is None else (limit, max(limit // 4, 6))
     sources = (
         Synthetic(num_patients=num_train, seed=seed, rhythms=SIX_RHYTHMS),
         Synthetic(num_patients=num_test, seed=seed + 1000, rhythms=SIX_RHYTHMS),
     )
-    signal = _recipe("signal", seed, TrainConfig(max_steps=500, lr=8e-4, eval_every=100), TinyConfig(num_layers=3))
+    signal = _recipe("signal", seed, TrainConfig(max_steps=620, lr=8e-4, eval_every=155), TinyConfig(num_layers=3))
     symbols = _recipe(
         "ecg-byte",
         seed,
-        TrainConfig(max_steps=400, lr=1e-3, eval_every=100),
+        TrainConfig(max_steps=370, lr=1e-3, eval_every=185),
         TinyConfig(hidden=96, num_layers=3),
         symbols=SymbolsConfig(leads=("I", "II", "V1"), rate=25, num_merges=500, max_ecg_tokens=400),
     )
