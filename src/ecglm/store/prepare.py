@@ -117,9 +117,11 @@ def prepare(
         summary = _summary(source.name, out, rate, reused=state == "finished")
     if summary.num_rejected > max_reject * summary.num_keys:
         share = summary.num_rejected / summary.num_keys
+        first = next(row for row in files.read_jsonl(out / REJECTS) if "segment" not in row)
         raise EcglmError(
             f"{out / REJECTS}: {summary.num_rejected} of {summary.num_keys} records rejected ({share:.1%}, more than "
-            f"--max-reject {max_reject:g}): {_counts(summary.reasons)}; the store is complete without them, look at "
+            f"--max-reject {max_reject:g}): {_counts(summary.reasons)} (first: {first['detail']}); "
+            "the store is complete without them, look at "
             "the log, then mend the files or raise --max-reject"
         )
     return summary
