@@ -25,7 +25,9 @@ class Record:
     signal: float32 ``(num_leads, num_samples)`` in millivolts, rows named by ``leads``; NaN marks missing samples.
     sampling_rate: Hz. record_id: ``"<source>/<native id>"``. patient_id: ``"<source>/<patient>"``, or the record id
     with ``patient_known=False`` where the source has no patients. labels: ``"group:name"``, e.g. ``"superclass:NORM"``.
-    metadata: JSON-able facts (age, measurements in ms, report language, reader notes under ``"notes"``).
+    report: as the source has it, in its language. report_en: the same in English, empty where it is not translated.
+    report_origin: where report_en comes from: ``"original"``, ``"phrases"`` (the built-in dictionary), ``"model:<name>"``,
+    or empty without one. metadata: JSON-able facts (age, measurements in ms, reader notes under ``"notes"``).
     """
 
     record_id: str
@@ -37,6 +39,8 @@ class Record:
     fold: int | None = None
     split: str = ""
     report: str = ""
+    report_en: str = ""
+    report_origin: str = ""
     labels: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
