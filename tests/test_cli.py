@@ -22,7 +22,7 @@ import wfdb
 import yaml
 
 from cli_tools import done, ecglm, write_recipe
-from ecglm import cli, verbs
+from ecglm import cli
 from ecglm.conversations.table import read_conversations, write_conversations
 from ecglm.errors import EcglmError
 from ecglm.records.synthetic import Synthetic
@@ -496,7 +496,7 @@ def test_every_verb_has_a_page_of_help(verb):
 
 @pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("train", "validate")])
 def test_the_help_explains_every_option(verb):
-    function = getattr(verbs, cli.VERBS[verb][0])
+    function = cli.function_of(verb)
     said = " ".join(ecglm(*verb.split(), "--help").out.replace("│", " ").split())
     for name, text in re.findall(r"^        (\w+): (.+)$", function.__doc__, re.MULTILINE):
         assert name in inspect.signature(function).parameters and text.split(";")[0][:25] in said, name
@@ -522,15 +522,17 @@ def test_the_overview():
 
 
 def test_verbs_and_functions_match():
-    for verb, (function, _) in cli.VERBS.items():
-        assert callable(getattr(verbs, function)), verb
+    for verb in cli.VERBS:
+        assert callable(cli.function_of(verb)), verb
 
 
 def test_ls_names_what_is_registered():
     said = done("ls")
-    for line in ("records: folder, ptb-xl, synthetic", "pipelines: default, ecg_bench", "encoders: resnet1d"):
+    for line in ("pipelines: default, ecg_bench", "encoders: resnet1d"):
         assert line in said
-    assert done("ls", "records") == "records: folder, ptb-xl, synthetic\n"
+    found = done("ls", "records")
+    assert found in said
+    assert {"folder", "ptb-xl", "synthetic"} <= set(found.removeprefix("records: ").strip().split(", "))
 
 
 # --- statuses
@@ -550,7 +552,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch):
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(verbs, "ls", broken)
+    monkeypatch.setattr("ecglm.verbs.start.ls", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["ls"])
 

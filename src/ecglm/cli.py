@@ -9,25 +9,25 @@ from collections.abc import Callable, Sequence
 from ecglm import __version__
 from ecglm.errors import EcglmError, nearest
 
-#: Verb → (function in ecglm.verbs, what it does). Functions are imported only when their verb is called.
+#: Verb → (file.function in ecglm.verbs, what it does). Files are imported only when a verb of theirs is called.
 VERBS: dict[str, tuple[str, str]] = {
-    "quickstart": ("quickstart", "train and compare small ELMs end to end, here, now"),
-    "prepare": ("prepare", "raw recordings → segment store"),
-    "store info": ("store_info", "what a store holds"),
-    "store verify": ("store_verify", "check every byte of a store"),
-    "map": ("map_", "instruction data → conversations"),
-    "audit": ("audit_", "leakage and health report; exit 1 on leakage"),
-    "tokenizer train": ("tokenizer_train", "train an ECG-Byte tokenizer on a store"),
-    "tokenizer encode": ("tokenizer_encode", "one segment of a store as ECG-Byte tokens"),
-    "render": ("render_", "one segment of a store as ECG paper"),
-    "validate": ("validate", "check a recipe before hours are spent"),
-    "train": ("train_", "train an ELM from a recipe"),
-    "predict": ("predict_", "a model's answers, with controls"),
-    "score": ("score_", "predictions → scores.json"),
-    "report": ("report_", "scored predictions → report.html"),
-    "compare": ("compare", "scored predictions side by side, one table"),
-    "ask": ("ask", "ask a model about one recording"),
-    "ls": ("ls", "list sources, corpora, encoders, …"),
+    "quickstart": ("start.quickstart", "train and compare small ELMs end to end, here, now"),
+    "prepare": ("stores.prepare", "raw recordings → segment store"),
+    "store info": ("stores.store_info", "what a store holds"),
+    "store verify": ("stores.store_verify", "check every byte of a store"),
+    "map": ("corpora.map_", "instruction data → conversations"),
+    "audit": ("corpora.audit_", "leakage and health report; exit 1 on leakage"),
+    "tokenizer train": ("representations.tokenizer_train", "train an ECG-Byte tokenizer on a store"),
+    "tokenizer encode": ("representations.tokenizer_encode", "one segment of a store as ECG-Byte tokens"),
+    "render": ("representations.render_", "one segment of a store as ECG paper"),
+    "validate": ("models.validate", "check a recipe before hours are spent"),
+    "train": ("models.train_", "train an ELM from a recipe"),
+    "predict": ("evaluations.predict_", "a model's answers, with controls"),
+    "score": ("evaluations.score_", "predictions → scores.json"),
+    "report": ("evaluations.report_", "scored predictions → report.html"),
+    "compare": ("evaluations.compare", "scored predictions side by side, one table"),
+    "ask": ("models.ask", "ask a model about one recording"),
+    "ls": ("start.ls", "list sources, corpora, encoders, …"),
 }
 
 
@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise EcglmError(f"no verb '{verb}'{nearest(verb, VERBS)}; ecglm --help lists them")
-        function = getattr(importlib.import_module("ecglm.verbs"), VERBS[verb][0])
-        return _call(function, verb, rest) or 0
+        return _call(function_of(verb), verb, rest) or 0
     except EcglmError as error:
         if debug:
             raise
@@ -58,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("ecglm: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
+
+
+def function_of(verb: str) -> Callable[..., int | None]:
+    """What runs when ``verb`` is called."""
+    file, name = VERBS[verb][0].split(".")
+    return getattr(importlib.import_module(f"ecglm.verbs.{file}"), name)
 
 
 def _verb(args: list[str]) -> tuple[str, list[str]]:

@@ -26,8 +26,8 @@ class Record:
     sampling_rate: Hz. record_id: ``"<source>/<native id>"``. patient_id: ``"<source>/<patient>"``, or the record id
     with ``patient_known=False`` where the source has no patients. labels: ``"group:name"``, e.g. ``"superclass:NORM"``.
     report: as the source has it, in its language. report_en: the same in English, empty where it is not translated.
-    report_origin: where report_en comes from: ``"original"``, ``"phrases"`` (the built-in dictionary), ``"model:<name>"``,
-    or empty without one. metadata: JSON-able facts (age, measurements in ms, reader notes under ``"notes"``).
+    report_origin: where report_en comes from: ``"original"``, ``"phrases"`` (the built-in dictionary) or
+    ``"model:<name>"``; empty without one. metadata: JSON-able facts (age, measurements in ms, reader notes under ``"notes"``).
     """
 
     record_id: str

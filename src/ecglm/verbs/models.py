@@ -1,0 +1,122 @@
+"""Verbs: recipes → models, and their answers to one recording."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction
+
+from ecglm.errors import EcglmError
+from ecglm.verbs.common import say, tell
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TrainOptions:
+    """out: folder of the run. limit: at most so many training questions. dev: six steps on 64 questions."""
+
+    out: Path = Path("runs")
+    limit: int | None = None
+    dev: bool = False
+    overwrite: bool = False
+
+
+def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
+    """A recipe file, with ``--section.field value`` laid over it, and the options of the verb."""
+    from ecglm import config
+    from ecglm.training.recipe import Recipe
+
+    usage = f"usage: ecglm {verb} RECIPE.yaml [--out DIR] [--limit N] [--dev] [--overwrite] [--section.field value …]"
+    if not args or args[0].startswith("-"):
+        if not {"-h", "--help"} & set(args):
+            raise EcglmError(f"the recipe comes first; {usage}")
+        tell([usage, f"ecglm {verb} RECIPE.yaml --help lists every field of the recipe with its value"])
+        raise SystemExit(0)
+    recipe = config.load(args[0], Recipe)
+    both = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("recipe", Annotated[Recipe, tyro.conf.arg(name="")]),
+            ("run", Annotated[_TrainOptions, tyro.conf.arg(name="")]),
+        ],
+    )
+    options = _TrainOptions(out=Path("runs") / recipe.name)
+    # The recipe has chosen its representation: the options are that one's, not a choice of subcommands.
+    found: Any = tyro.cli(
+        both,
+        args=args[1:],
+        default=both(recipe, options),
+        prog=f"ecglm {verb} {args[0]}",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    # Read back once more: what YAML refuses (nan, say) is refused on the command line too.
+    return config.from_dict(Recipe, config.to_dict(found.recipe), f"ecglm {verb} {args[0]}"), found.run
+
+
+def train_(args: list[str]) -> None:
+    """Train a recipe."""
+    from ecglm.training.run import train
+
+    recipe, run = _recipe(args, "train")
+    limit = run.limit
+    if run.dev:
+        limit = 64 if limit is None else limit
+        short = dataclasses.replace(recipe.train, max_steps=6, warmup_steps=2, log_every=1, eval_every=3)
+        recipe = dataclasses.replace(recipe, train=short)
+    result = train(recipe, run.out, overwrite=run.overwrite, limit=limit, say=say)
+    reused = " (was complete already, reused)" if result.reused else ""
+    say(f"best: step {result.best_step}, validation loss {result.val_loss:.4f}{reused}")
+    say(f"checkpoint: {result.best}")
+
+
+def validate(args: list[str]) -> None:
+    """Read a recipe and everything it names, and say what would be trained."""
+    from ecglm.conversations.table import read_conversations
+    from ecglm.store.reader import SegmentStore
+
+    recipe, _ = _recipe(args, "validate")
+    stores = [SegmentStore(s) for s in recipe.data.stores]
+    rows = [c for f in recipe.data.files for c in read_conversations(f, task=recipe.data.tasks or None)]
+    held = {r for s in stores for r in s.records()}
+    for split in ("train", "val", "test"):
+        found = [c for c in rows if c.split == split]
+        missing = sum(any(e not in held for e in c.ecgs) for c in found)
+        say(f"{split}: {len(found)} questions" + (f", {missing} on ECGs that no store holds" if missing else ""))
+    say(f"{recipe.name}: {recipe.representation}, {recipe.model.llm}, {recipe.train.max_steps} steps: valid")
+
+
+for _function in (train_, validate):
+    _function.reads_arguments = True  # type: ignore[attr-defined]
+
+
+def ask(
+    question: Positional[str],
+    model: Path,
+    ecg: UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]],
+    rate: float | None = None,
+    leads: str | None = None,
+    units: Literal["mV", "uV", "V"] | None = None,
+    max_new_tokens: int = 128,
+) -> None:
+    """Ask a trained model about a recording. For research only.
+
+    Args:
+        question: what to ask.
+        model: checkpoint folder or hub id.
+        ecg: recording (WFDB, .npy, .npz, .csv); give it several times for questions that compare.
+        rate: samples per second, for files that do not say.
+        leads: names of the rows, I,II,III,…, or "standard", for files that do not say.
+        units: of the samples, for files that do not say.
+        max_new_tokens: longest answer.
+    """
+    from ecglm.models.assistant import load
+    from ecglm.records.formats import read
+
+    if max_new_tokens < 1:
+        raise EcglmError(f"max_new_tokens must be 1 or more, found {max_new_tokens}")
+    if not ecg:
+        raise EcglmError("no recording; say which with --ecg FILE")
+    records = [read(file, rate=rate, leads=leads, units=units) for file in ecg]
+    say(load(model).ask(records, question, max_new_tokens=max_new_tokens))
