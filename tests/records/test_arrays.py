@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
-from ecglm.records.arrays import read_csv, read_npy, read_npz
+from ecglm.records.arrays import read_csv, read_npy, read_npz, to_signal
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "<i2", ">i4", "u1"])
@@ -169,3 +169,18 @@ def test_csv_equals_numpy_loadtxt(tmp_path):
     values = np.random.default_rng(1).normal(size=(200, 12))
     np.savetxt(tmp_path / "x.csv", values, delimiter=",")
     np.testing.assert_array_equal(read_csv(tmp_path / "x.csv").values, np.loadtxt(tmp_path / "x.csv", delimiter=","))
+
+
+def test_to_signal():
+    values = np.array([[1.0, np.nan, 3.0], [np.inf, 2.0, -1.0]])
+    signal, notes = to_signal(values, 0.5)
+    np.testing.assert_array_equal(signal, np.array([[0.5, np.nan, 1.5], [np.nan, 1.0, -0.5]], np.float32))
+    assert (signal.dtype, signal.flags.c_contiguous, signal.flags.writeable) == (np.float32, True, True)
+    assert notes == ["infinite_samples"]
+    assert to_signal(np.array([[0.0, 1e300], [0.0, 1.0]]))[1] == ["infinite_samples"]  # beyond a float32
+    assert to_signal(np.array([[0.0, 0.01]]))[1] == ["amplitude_implausible"]
+    assert to_signal(np.array([[0, 1200], [0, 900]], np.int16), 1e-3)[1] == []
+    assert to_signal(np.full((2, 3), np.nan))[1] == []
+    assert to_signal(np.zeros((2, 0)))[0].shape == (2, 0)
+    original = np.ones((2, 3), np.float32)
+    assert not np.shares_memory(to_signal(original)[0], original)

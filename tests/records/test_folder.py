@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import shutil
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 from ecglm import registry
 from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
@@ -214,3 +216,31 @@ def test_real_csn_folder(shared):
     record = source.read(source.keys()[0])
     assert record.signal.shape == (12, 5000)
     assert record.sampling_rate == 500
+
+
+def test_hdf5_and_matlab_files_are_records_of_their_own(own):
+    (own / "more").mkdir()
+    with h5py.File(own / "more" / "d.h5", "w") as file:
+        file["ecg"], file["other"] = ecg(4), ecg(5)
+    scipy.io.savemat(own / "more" / "e.mat", {"val": ecg(6)})
+    source = Folder(root=own, dataset="ecg", **OPTIONS)
+    assert source.keys()[2:4] == ["folder/more/d", "folder/more/e"]
+    np.testing.assert_array_equal(source.read("folder/more/d").signal, ecg(4))
+    np.testing.assert_array_equal(source.read("folder/more/e").signal, ecg(6))
+    assert source.read("folder/a").signal.shape == (12, 300)  # no HDF5 file: the option is not for it
+    with pytest.raises(EcglmError, match=r"d\.h5: has several 2-D datasets, name one with --dataset"):
+        Folder(root=own, **OPTIONS).read("folder/more/d")
+    assert source.fingerprint() != Folder(root=own, **OPTIONS).fingerprint()
+
+
+def test_a_mat_file_among_headers_is_data_without_its_header(own):
+    scipy.io.savemat(own / "lost.mat", {"val": ecg()}, format="4")
+    source = Folder(root=own, **OPTIONS)
+    assert "folder/lost" not in source.keys()
+    assert source.accounting()["no_header"] == ["folder/lost"]
+
+
+def test_a_mat_file_and_an_array_of_one_name(own):
+    scipy.io.savemat(own / "sub folder" / "c.mat", {"val": ecg()})
+    with pytest.raises(EcglmError, match=r"c\.mat: two records of one name"):
+        Folder(root=own).keys()

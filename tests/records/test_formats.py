@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.io
 
 from ecglm.errors import EcglmError, RejectedRecord
-from ecglm.records.formats import read
+from ecglm.records.formats import SUFFIXES, read
 from ecglm.types import LEADS
 
 
@@ -250,3 +251,31 @@ def test_the_same_ecg_in_every_format(shared, tmp_path):
         again = read(path, 500, "standard", "mV")
         np.testing.assert_array_equal(again.signal, record.signal)
         assert again.metadata["notes"] == []
+
+
+def test_a_mat_file_is_read_through_its_header_where_it_has_one(tmp_path, write_record, counts):
+    header = write_record(tmp_path, name="rec", data="rec.mat", fmt="16+24")
+    scipy.io.savemat(tmp_path / "rec.mat", {"val": counts().T.copy()}, format="4")
+    record = read(tmp_path / "rec.mat")
+    assert record.sampling_rate == 500.0
+    np.testing.assert_array_equal(record.signal, (counts().T / 1000).astype(np.float32))
+    header.unlink()
+    with pytest.raises(EcglmError, match=r"rec\.mat: does not say which leads it holds; give --leads standard"):
+        read(tmp_path / "rec.mat")
+    alone = read(tmp_path / "rec.mat", rate=500, leads="standard", units="uV")
+    np.testing.assert_allclose(alone.signal, record.signal, rtol=1e-6)
+
+
+def test_every_suffix_has_a_reader(tmp_path):
+    assert {*SUFFIXES} - {".hea"} == {".npy", ".npz", ".csv", ".mat", ".h5", ".hdf5"}
+    for suffix in SUFFIXES:
+        (tmp_path / f"x{suffix}").write_bytes(b"")
+        with pytest.raises(RejectedRecord):
+            read(tmp_path / f"x{suffix}", 500, "standard", "mV")
+
+
+def test_the_dataset_option_is_for_hdf5(tmp_path, ecg, write_record):
+    with pytest.raises(EcglmError, match=r"x\.npy: --dataset is for HDF5 files"):
+        read(save(tmp_path, ecg), 500, "standard", "mV", dataset="ecg")
+    with pytest.raises(EcglmError, match=r"rec\.hea: --dataset is for HDF5 files"):
+        read(write_record(tmp_path), dataset="ecg")

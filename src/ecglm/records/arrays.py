@@ -17,6 +17,7 @@ import numpy as np
 
 from ecglm.errors import RejectedRecord, UnsafeInputError
 from ecglm.records.tables import decode
+from ecglm.records.units import implausible
 
 #: Bytes an array (or a text file) may take; an ECG of 24 h with 12 leads at 500 Hz in float32 fits.
 MAX_BYTES = 1 << 31
@@ -38,6 +39,30 @@ class RawArray:
     rate: float | None = None
     units: str | None = None
     lead_axis: int | None = None
+
+
+def to_signal(values: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, list[str]]:
+    """Numbers ``(leads, samples)`` as a new float32 array in mV (``scale`` mV each), and codes of what is odd about it.
+
+    Infinite samples (also those beyond the range of a float16 or float32) become NaN and are noted as
+    ``infinite_samples``; a size that is no ECG's as ``amplitude_implausible``.
+    """
+    notes = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = values.astype(np.promote_types(values.dtype, np.float32), copy=False)
+        signal = np.array(wide * scale if scale != 1.0 else wide, dtype=np.float32, order="C")
+        low, high = signal.min(axis=1, initial=np.inf), signal.max(axis=1, initial=-np.inf)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            infinite = np.isinf(signal)
+            if infinite.any():
+                signal[infinite] = np.nan
+                notes.append("infinite_samples")
+            known = np.isfinite(signal)
+            low = np.where(known, signal, np.inf).min(axis=1, initial=np.inf)
+            high = np.where(known, signal, -np.inf).max(axis=1, initial=-np.inf)
+        if implausible(high - low):
+            notes.append("amplitude_implausible")
+    return signal, notes
 
 
 def read_npy(path: Path) -> RawArray:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ecglm.errors import EcglmError, nearest
 from ecglm.files import file_sha256, fingerprint, inside
-from ecglm.records.formats import SUFFIXES, read_array_file
+from ecglm.records.formats import HDF5_SUFFIXES, SIGNAL_SUFFIXES, SUFFIXES, read_array_file
 from ecglm.records.tables import number, read_table, whole_number
 from ecglm.records.wfdb_files import read_wfdb
 from ecglm.registry import register
@@ -23,16 +23,17 @@ _COLUMNS = (
     *_KEYS,
     *("patient_id", "report", "labels", "split", "fold", "age", "sex", "rate", "leads", "units"),
 )
-_SIGNAL_ONLY = (".dat", ".mat")
 _SEX = {"m": "male", "male": "male", "f": "female", "female": "female"}
 
 
 @register("records", "folder")
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """All ECG files below ``root``: WFDB (``.hea``), ``.npy``, ``.npz``, ``.csv``, found recursively.
+    """All ECG files below ``root``: WFDB (``.hea``), ``.npy``, ``.npz``, ``.csv``, ``.mat``, ``.h5``, ``.hdf5``.
 
+    Found recursively, one record per file. A ``.mat`` in a folder that has headers is the data of a WFDB record.
     rate (Hz), leads (``"I,II,V1"`` or ``"standard"``), units (``mV``, ``uV``, ``V``): for files that do not say.
+    dataset: the one to read of HDF5 files that hold several.
 
     ``metadata.csv`` in ``root`` is optional. It has a column ``file`` (path below ``root``) or ``record_id`` and any of
     ``patient_id, report, labels`` (separated by ``;``, each ``group:name`` or a bare name, which becomes
@@ -44,6 +45,7 @@ class Folder:
     rate: float | None = None
     leads: str | None = None
     units: str | None = None
+    dataset: str | None = None
     name = "folder"
 
     def __post_init__(self) -> None:
@@ -51,7 +53,7 @@ class Folder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker gets the options, and lists the folder once however many tasks it is sent.
-        return _shared, (self.root, self.rate, self.leads, self.units)
+        return _shared, (self.root, self.rate, self.leads, self.units, self.dataset)
 
     def version(self) -> str:
         """A user's folder has no version."""
@@ -62,8 +64,8 @@ class Folder:
         table = self.root / METADATA
         return {
             "source": self.name,
-            "reader": 1,
-            "options": {"rate": self.rate, "leads": self.leads, "units": self.units},
+            "reader": 2,
+            "options": {"rate": self.rate, "leads": self.leads, "units": self.units, "dataset": self.dataset},
             "metadata": file_sha256(table) if table.exists() else None,
             "files": fingerprint(self._listing.sizes),
         }
@@ -74,7 +76,7 @@ class Folder:
         return list(self._listing.files)
 
     def accounting(self) -> dict[str, list[str]]:
-        """``not_on_disk``: in ``metadata.csv`` without a file; ``no_header``: ``.dat``/``.mat`` without a ``.hea``."""
+        """``not_on_disk``: in ``metadata.csv`` without a file; ``no_header``: data of WFDB records without one."""
         missing = [key for key in self._metadata if key not in self._listing.files]
         return {"not_on_disk": missing, "no_header": list(self._listing.no_header)}
 
@@ -88,7 +90,9 @@ class Folder:
             record = read_wfdb(file, key)
         else:
             rate = float(row["rate"]) if row.get("rate") else self.rate
-            record = read_array_file(file, key, rate, row.get("leads") or self.leads, row.get("units") or self.units)
+            leads, units = row.get("leads") or self.leads, row.get("units") or self.units
+            dataset = self.dataset if file.suffix.casefold() in HDF5_SUFFIXES else None
+            record = read_array_file(file, key, rate, leads, units, dataset)
         if not row:
             return record
         facts: dict[str, Any] = {name: row[name] for name in ("age", "sex") if name in row}
@@ -136,8 +140,8 @@ class Folder:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared(root: Path, rate: float | None, leads: str | None, units: str | None) -> Folder:
-    return Folder(root=root, rate=rate, leads=leads, units=units)
+def _shared(root: Path, rate: float | None, leads: str | None, units: str | None, dataset: str | None) -> Folder:
+    return Folder(root=root, rate=rate, leads=leads, units=units, dataset=dataset)
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ def _list_files(root: Path) -> _Listing:
         raise EcglmError(f"{root}: no such folder; --root names the folder that holds the ECG files")
     files: dict[str, Path] = {}
     orphans: set[str] = set()
+    matlab: list[tuple[str, Path]] = []
+    headers: set[Path] = set()
     sizes: dict[str, int] = {}
     for place, folders, names in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".")]
@@ -162,23 +168,36 @@ def _list_files(root: Path) -> _Listing:
             file = Path(place, name)
             suffix = file.suffix.casefold()
             relative = file.relative_to(root).as_posix()
-            if name.startswith(".") or relative == METADATA or suffix not in (*SUFFIXES, *_SIGNAL_ONLY):
+            if name.startswith(".") or relative == METADATA or suffix not in (*SUFFIXES, *SIGNAL_SUFFIXES):
                 continue
             if file.is_symlink():
                 inside(root, file, str(root))
             _check_text(file)
             sizes[relative] = file.stat().st_size
             record_id = _row_id(relative)
-            if suffix in _SIGNAL_ONLY:
+            if suffix == ".dat":
                 orphans.add(record_id)
-            elif record_id in files:
-                raise EcglmError(f"{files[record_id]} and {file.name}: two records of one name; rename one of them")
+            elif suffix == ".mat":
+                matlab.append((record_id, file))
             else:
-                files[record_id] = file
+                _add(files, record_id, file)
+            if suffix == ".hea":
+                headers.add(file.parent)
+    for record_id, file in matlab:
+        if file.parent in headers:
+            orphans.add(record_id)
+        else:
+            _add(files, record_id, file)
     if not files:
         raise EcglmError(f"{root}: holds no ECG files ({', '.join(SUFFIXES)}); name the folder they lie in with --root")
     ordered = dict(sorted(files.items()))
     return _Listing(ordered, tuple(sorted(orphans - ordered.keys())), dict(sorted(sizes.items())))
+
+
+def _add(files: dict[str, Path], record_id: str, file: Path) -> None:
+    if record_id in files:
+        raise EcglmError(f"{files[record_id]} and {file.name}: two records of one name; rename one of them")
+    files[record_id] = file
 
 
 def _check_text(file: Path) -> None:
@@ -192,7 +211,7 @@ def _row_id(text: str) -> str:
     """``sub/x.npy`` or ``sub/x`` → ``folder/sub/x``."""
     path = text.replace("\\", "/").removeprefix("./")
     stem, dot, suffix = path.rpartition(".")
-    if dot and f".{suffix.casefold()}" in (*SUFFIXES, *_SIGNAL_ONLY):
+    if dot and f".{suffix.casefold()}" in (*SUFFIXES, *SIGNAL_SUFFIXES):
         path = stem
     return f"folder/{path}"
 

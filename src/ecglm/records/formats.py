@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 
 from ecglm.errors import EcglmError, RejectedRecord
-from ecglm.records.arrays import RawArray, read_csv, read_npy, read_npz
-from ecglm.records.units import MAX_RATE, implausible, is_rate, lead_name, lead_names, millivolts
+from ecglm.records.arrays import RawArray, read_csv, read_npy, read_npz, to_signal
+from ecglm.records.hdf5 import SUFFIXES as HDF5_SUFFIXES
+from ecglm.records.hdf5 import read_hdf5
+from ecglm.records.matlab import read_mat
+from ecglm.records.units import MAX_RATE, is_rate, lead_name, lead_names, millivolts
 from ecglm.records.wfdb_files import read_wfdb
 from ecglm.types import LEADS, Record
 
-ARRAY_READERS = {".npy": read_npy, ".npz": read_npz, ".csv": read_csv}
-#: Suffixes of files that are records of their own; ``.dat`` and ``.mat`` are read through their header.
-SUFFIXES = (".hea", *ARRAY_READERS)
+ARRAY_READERS = {".npy": read_npy, ".npz": read_npz, ".csv": read_csv, ".mat": read_mat}
+#: Suffixes of files that are records of their own. A ``.dat`` is read through its header, a ``.mat`` where it has one.
+SUFFIXES = (".hea", *ARRAY_READERS, *HDF5_SUFFIXES)
+#: Suffixes of files that a WFDB header may lie beside.
+SIGNAL_SUFFIXES = (".dat", ".mat")
 
 
 def read(
@@ -26,11 +31,14 @@ def read(
     rate: float | None = None,
     leads: str | Sequence[str] | None = None,
     units: str | None = None,
+    dataset: str | None = None,
 ) -> Record:
     """Read one ECG file: float32 ``(num_leads, num_samples)`` in mV, leads in file order under canonical names.
 
     path: a WFDB record (``.hea``, its ``.dat``/``.mat``, or the name without suffix), ``.npy``, ``.npz`` (array
-    ``signal``; optionally ``rate``, ``leads``, ``units``) or ``.csv`` (a row per sample; lead names in the first).
+    ``signal``; optionally ``rate``, ``leads``, ``units``), ``.csv`` (a row per sample; lead names in the first),
+    ``.mat`` (matrix ``val``, or the only one; up to version 7) or ``.h5``/``.hdf5`` (the 2-D dataset that ``dataset``
+    names, or the only one; optionally attributes ``rate``, ``leads``, ``units``).
     rate (Hz), leads (``"I,II,V1"``, a list, or ``"standard"``) and units (``mV``, ``uV``, ``V``) are for files that do
     not say; where a file says something else, that is an error.
 
@@ -40,7 +48,9 @@ def read(
     file = find(path)
     record_id = f"file/{file.stem}"
     if file.suffix.casefold() != ".hea":
-        return read_array_file(file, record_id, rate, leads, units)
+        return read_array_file(file, record_id, rate, leads, units, dataset)
+    if dataset is not None:
+        raise EcglmError(f"{file}: --dataset is for HDF5 files ({', '.join(HDF5_SUFFIXES)}); leave it out")
     record = read_wfdb(file, record_id)
     if rate is not None and rate != record.sampling_rate:
         raise EcglmError(f"{file}: says {record.sampling_rate:g} Hz, --rate says {rate:g}; leave --rate out")
@@ -55,20 +65,20 @@ def find(path: str | os.PathLike[str]) -> Path:
     """The file to read for what a user named: the header of a WFDB record, or the file itself. EcglmError if none."""
     file = Path(path)
     suffix = file.suffix.casefold()
+    header = file.with_suffix(".hea") if suffix in SIGNAL_SUFFIXES else file.with_name(file.name + ".hea")
+    if (suffix in SIGNAL_SUFFIXES or not file.exists()) and header.is_file():
+        return header
     if suffix in SUFFIXES and file.is_file():
         return file
-    header = file.with_suffix(".hea") if suffix in (".dat", ".mat") else file.with_name(file.name + ".hea")
-    if (suffix in (".dat", ".mat") or not file.exists()) and header.is_file():
-        return header
     if file.is_dir():
         raise EcglmError(f"{file}: is a folder; name one file in it, or run: ecglm prepare folder --root {file}")
     if not file.exists():
         raise EcglmError(f"{file}: no such file")
-    if suffix in (".dat", ".mat"):
+    if suffix == ".dat":
         raise EcglmError(
             f"{file}: its header {file.stem}.hea is not beside it; without it nothing is known of the data"
         )
-    raise EcglmError(f"{file}: unknown kind of file; known: {', '.join(SUFFIXES)}, and .dat or .mat beside a .hea")
+    raise EcglmError(f"{file}: unknown kind of file; known: {', '.join(SUFFIXES)}, and .dat beside a .hea")
 
 
 def read_array_file(
@@ -77,10 +87,14 @@ def read_array_file(
     rate: float | None = None,
     leads: str | Sequence[str] | None = None,
     units: str | None = None,
+    dataset: str | None = None,
 ) -> Record:
-    """``read`` for ``.npy``, ``.npz`` and ``.csv`` files, with a record id of the caller's."""
+    """``read`` for files of arrays (all but WFDB), with a record id of the caller's."""
+    suffix = file.suffix.casefold()
+    if dataset is not None and suffix not in HDF5_SUFFIXES:
+        raise EcglmError(f"{file}: --dataset is for HDF5 files ({', '.join(HDF5_SUFFIXES)}); leave it out")
     try:
-        raw = ARRAY_READERS[file.suffix.casefold()](file)
+        raw = read_hdf5(file, dataset) if suffix in HDF5_SUFFIXES else ARRAY_READERS[suffix](file)
     except OSError as error:
         raise RejectedRecord("unreadable", f"{file}: {os.strerror(error.errno or 0)}") from error
     names = _decide_leads(file, raw.leads, leads)
@@ -93,12 +107,7 @@ def read_array_file(
         )
     hertz = _decide_rate(file, raw, rate)
     scale = _decide_scale(file, raw, units)
-    with np.errstate(over="ignore", invalid="ignore"):
-        wide = signal.astype(np.promote_types(signal.dtype, np.float32), copy=False)
-        signal = np.ascontiguousarray(wide * scale if scale != 1.0 else wide, dtype=np.float32)
-        known = np.isfinite(signal)
-        peak_to_peak = np.where(known, signal, -np.inf).max(axis=1) - np.where(known, signal, np.inf).min(axis=1)
-    notes = ["amplitude_implausible"] if implausible(peak_to_peak) else []
+    signal, notes = to_signal(signal, scale)
     metadata: dict[str, Any] = {"notes": notes}
     return Record(record_id, signal, hertz, names, patient_id=record_id, patient_known=False, metadata=metadata)
 
