@@ -63,7 +63,7 @@ def test_everything_readable_is_found(own, counts):
 def test_options_are_for_files_that_do_not_say(own):
     source = Folder(root=own, rate=100.0, leads="standard", units="mV")
     assert [r.sampling_rate for r in read_all(source)] == [100.0, 500.0, 100.0]
-    with pytest.raises(EcglmError, match=r"a.npy: does not say its sampling rate; give --rate"):
+    with pytest.raises(EcglmError, match=r"a.npy: does not say its sampling rate; give --set rate=… in Hz"):
         Folder(root=own, leads="standard", units="mV").read("folder/a")
 
 
@@ -228,7 +228,7 @@ def test_hdf5_and_matlab_files_are_records_of_their_own(own):
     np.testing.assert_array_equal(source.read("folder/more/d").signal, ecg(4))
     np.testing.assert_array_equal(source.read("folder/more/e").signal, ecg(6))
     assert source.read("folder/a").signal.shape == (12, 300)  # no HDF5 file: the option is not for it
-    with pytest.raises(EcglmError, match=r"d\.h5: has several 2-D datasets, name one with --dataset"):
+    with pytest.raises(EcglmError, match=r"d\.h5: has several 2-D datasets, name one with --set dataset=…: ecg"):
         Folder(root=own, **OPTIONS).read("folder/more/d")
     assert source.fingerprint() != Folder(root=own, **OPTIONS).fingerprint()
 
@@ -244,3 +244,15 @@ def test_a_mat_file_and_an_array_of_one_name(own):
     scipy.io.savemat(own / "sub folder" / "c.mat", {"val": ecg()})
     with pytest.raises(EcglmError, match=r"c\.mat: two records of one name"):
         Folder(root=own).keys()
+
+
+def test_the_mend_is_what_prepare_understands(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((12, 100), np.float32))
+    for options, mend in (
+        ({}, "give --set leads=standard (for"),
+        ({"leads": "standard"}, "such as --set rate=500"),
+        ({"leads": "standard", "rate": 500.0}, "such as --set units=mV"),
+    ):
+        with pytest.raises(EcglmError) as caught:
+            Folder(root=tmp_path, **options).read("folder/a")
+        assert mend in str(caught.value) and " --rate" not in str(caught.value)

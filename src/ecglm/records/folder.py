@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecglm.errors import EcglmError, nearest
+from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError, nearest
 from ecglm.files import file_sha256, fingerprint, inside
 from ecglm.records.formats import HDF5_SUFFIXES, SIGNAL_SUFFIXES, SUFFIXES, read_array_file
 from ecglm.records.tables import number, read_table, whole_number
@@ -19,6 +20,8 @@ from ecglm.types import SPLITS, Record
 
 METADATA = "metadata.csv"
 _KEYS = ("file", "record_id")
+_OPTION = re.compile(r"--(rate|leads|units|dataset)\b")
+_OPTION_OF_VALUE = re.compile(r"--(rate|leads|units) (standard|\d+|mV)\b")
 _COLUMNS = (
     *_KEYS,
     *("patient_id", "report", "labels", "split", "fold", "age", "sex", "rate", "leads", "units"),
@@ -92,7 +95,12 @@ class Folder:
             rate = float(row["rate"]) if row.get("rate") else self.rate
             leads, units = row.get("leads") or self.leads, row.get("units") or self.units
             dataset = self.dataset if file.suffix.casefold() in HDF5_SUFFIXES else None
-            record = read_array_file(file, key, rate, leads, units, dataset)
+            try:
+                record = read_array_file(file, key, rate, leads, units, dataset)
+            except (RejectedRecord, UnsafeInputError):
+                raise
+            except EcglmError as error:
+                raise EcglmError(_as_settings(str(error))) from error
         if not row:
             return record
         facts: dict[str, Any] = {name: row[name] for name in ("age", "sex") if name in row}
@@ -142,6 +150,12 @@ class Folder:
 @functools.lru_cache(maxsize=8)
 def _shared(root: Path, rate: float | None, leads: str | None, units: str | None, dataset: str | None) -> Folder:
     return Folder(root=root, rate=rate, leads=leads, units=units, dataset=dataset)
+
+
+def _as_settings(message: str) -> str:
+    """``ecglm prepare`` takes as ``--set rate=500`` what other verbs take as ``--rate 500``."""
+    message = _OPTION_OF_VALUE.sub(r"--set \1=\2", message)
+    return _OPTION.sub(r"--set \1=…", message)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import tyro
 from ecglm.errors import ConfigError, EcglmError
 
 Stores = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR …]")]
+#: Stores that stand first on the command line.
+FewStores = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR …]")]]
 
 
 def split_options(source: Any, pipeline: Any, given: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,6 +40,28 @@ def split_options(source: Any, pipeline: Any, given: tuple[str, ...]) -> tuple[d
                 continue
         else:
             raise ConfigError(f"--set {text}: {key} must be {describe(hint)}")
+    return found
+
+
+def function_options(known: dict[str, Any], hints: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:
+    """``KEY=VALUE`` texts as options of a function: names and types as its signature has them."""
+    from ecglm.config import coerce, describe
+    from ecglm.errors import nearest
+
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or key not in known:
+            listed = f"KEY=VALUE with {', '.join(known)}" if known else "there is none to set"
+            raise ConfigError(f"--set {text}: no option '{key}'{nearest(key, known)}; {listed}")
+        for candidate in _readings(value):
+            try:
+                found[key] = coerce(candidate, hints[key])
+                break
+            except TypeError:
+                continue
+        else:
+            raise ConfigError(f"--set {text}: {key} must be {describe(hints[key])}")
     return found
 
 

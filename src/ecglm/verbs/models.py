@@ -98,6 +98,7 @@ def ask(
     rate: float | None = None,
     leads: str | None = None,
     units: Literal["mV", "uV", "V"] | None = None,
+    dataset: str | None = None,
     max_new_tokens: int = 128,
 ) -> None:
     """Ask a trained model about a recording. For research only.
@@ -105,10 +106,11 @@ def ask(
     Args:
         question: what to ask.
         model: checkpoint folder or hub id.
-        ecg: recording (WFDB, .npy, .npz, .csv); give it several times for questions that compare.
+        ecg: recording (WFDB, .mat, .npy, .npz, .csv, .h5); give it several times for questions that compare.
         rate: samples per second, for files that do not say.
         leads: names of the rows, I,II,III,…, or "standard", for files that do not say.
         units: of the samples, for files that do not say.
+        dataset: which one to read of an HDF5 file that holds several.
         max_new_tokens: longest answer.
     """
     from ecglm.models.assistant import load
@@ -118,5 +120,5 @@ def ask(
         raise EcglmError(f"max_new_tokens must be 1 or more, found {max_new_tokens}")
     if not ecg:
         raise EcglmError("no recording; say which with --ecg FILE")
-    records = [read(file, rate=rate, leads=leads, units=units) for file in ecg]
+    records = [read(file, rate=rate, leads=leads, units=units, dataset=dataset) for file in ecg]
     say(load(model).ask(records, question, max_new_tokens=max_new_tokens))

@@ -18,6 +18,7 @@ def tokenizer_train(
     boundary: Literal["none", "segment", "lead"] = "segment",
     leads: tuple[str, ...] = (),
     rate: int | None = None,
+    sample: Path | None = None,
     limit: int = 2000,
     seed: int = 0,
 ) -> None:
@@ -30,22 +31,29 @@ def tokenizer_train(
         boundary: what no token crosses.
         leads: all twelve, or these.
         rate: Hz to encode at, a divisor of the store's.
-        limit: segments drawn.
+        sample: segments to learn from, as ecglm store sample lists them.
+        limit: segments drawn, without --sample.
         seed: of the draw.
     """
     import numpy as np
 
     from ecglm.representations.symbols import train_symbols
     from ecglm.store.reader import SegmentStore
+    from ecglm.store.sampling import check_training, places, read_sample
     from ecglm.store.splits import assign_splits
     from ecglm.types import LEADS
 
     found = SegmentStore(store)
-    splits = assign_splits(found, seed=seed)
-    train = [i for i, p in enumerate(found.index.column("patient_id").to_pylist()) if splits[p] == "train"]
-    if not train:
-        raise EcglmError(f"{store}: no training segments to learn from")
-    chosen = sorted(np.random.default_rng(seed).permutation(train)[:limit].tolist())
+    if sample is not None:
+        drawn = read_sample(sample)
+        check_training(drawn, "the tokenizer")
+        chosen = next(places(drawn, found))[1].tolist()
+    else:
+        splits = assign_splits(found, seed=seed)
+        train = [i for i, p in enumerate(found.index.column("patient_id").to_pylist()) if splits[p] == "train"]
+        if not train:
+            raise EcglmError(f"{store}: no training segments to learn from")
+        chosen = sorted(np.random.default_rng(seed).permutation(train)[:limit].tolist())
     made = train_symbols(
         found.take(chosen),
         found.rate,
