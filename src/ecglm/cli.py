@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,10 +13,16 @@ from ecglm.errors import EcglmError, nearest
 #: Verb → (file.function in ecglm.verbs, what it does). Files are imported only when a verb of theirs is called.
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("start.quickstart", "train and compare small ELMs end to end, here, now"),
+    "download": ("downloads.download_", "official files, resumable, checksums verified"),
     "prepare": ("stores.prepare", "raw recordings → segment store"),
     "store info": ("stores.store_info", "what a store holds"),
     "store verify": ("stores.store_verify", "check every byte of a store"),
+    "store merge": ("stores.store_merge", "several stores, or the parts of one → one store"),
+    "store export": ("stores.store_export", "a store → Hugging Face, .npy or WFDB files"),
+    "store sample": ("stores.store_sample", "segments for a tokenizer to learn from"),
+    "store percentiles": ("stores.store_percentiles", "p1 and p99 of the amplitudes"),
     "map": ("corpora.map_", "instruction data → conversations"),
+    "mix": ("corpora.mix", "several conversations files → one"),
     "audit": ("corpora.audit_", "leakage and health report; exit 1 on leakage"),
     "tokenizer train": ("representations.tokenizer_train", "train an ECG-Byte tokenizer on a store"),
     "tokenizer encode": ("representations.tokenizer_encode", "one segment of a store as ECG-Byte tokens"),
@@ -57,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("ecglm: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has left, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def function_of(verb: str) -> Callable[..., int | None]:

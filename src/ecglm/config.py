@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,9 +146,11 @@ def coerce(value: Any, kind: Any) -> Any:
         if any(value == a and type(value) is type(a) for a in args):
             return value
         raise TypeError
-    if origin in (list, tuple):
+    if origin in (list, tuple, Sequence):
         if not isinstance(value, list | tuple):
             raise TypeError
+        if origin is Sequence:
+            origin = tuple
         inner = args[0] if args else Any
         if origin is tuple and args and args[-1] is not Ellipsis:
             if len(args) != len(value):
@@ -183,7 +186,7 @@ def describe(kind: Any) -> str:
         return "one of " + ", ".join(repr(a) for a in args)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(a) for a in args)
-    if origin in (list, tuple):
+    if origin in (list, tuple, Sequence):
         return f"a list of {describe(args[0])}" if args else "a list"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "empty"}
     return words.get(kind, getattr(kind, "__name__", str(kind)))

@@ -69,3 +69,66 @@ def edit_header() -> Callable[[Path, int, int, Any], None]:
         header.write_text("\n".join(lines))
 
     return edit
+
+
+#: What the tiny translation model has learnt by heart.
+LEARNT = {
+    "heute unruhig": "restless today",
+    "sinusrhythmus normales ekg, heute unruhig": "sinus rhythm normal ecg, restless today",
+    "st-senkung über der brustwand": "st depression over the chest wall",
+    "überleitung besser als gestern": "conduction better than yesterday",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a MarianMT model of a few thousand weights that has learnt four sentences by heart."""
+    import json
+
+    import sentencepiece
+    import torch
+    from transformers import MarianConfig, MarianMTModel, MarianTokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-de-en"
+    folder.mkdir()
+    pieces = []
+    for side, texts in (("source", LEARNT.keys()), ("target", LEARNT.values())):
+        (folder / "text").write_text("\n".join([*texts] * 5))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(folder / "text"),
+            model_prefix=str(folder / side),
+            vocab_size=60,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+        (folder / f"{side}.model").rename(folder / f"{side}.spm")
+        vocab = (folder / f"{side}.vocab").read_text().splitlines()
+        pieces += [line.split("\t")[0] for line in vocab]
+        (folder / f"{side}.vocab").unlink()
+    (folder / "text").unlink()
+    plain = dict.fromkeys(p for p in pieces if p not in ("<s>", "</s>", "<unk>"))
+    words = {word: i for i, word in enumerate(["</s>", "<unk>", *plain, "<pad>"])}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    tokenizer = MarianTokenizer(
+        str(folder / "source.spm"), str(folder / "target.spm"), str(folder / "vocab.json"), source_lang="de",
+        target_lang="en",
+    )  # fmt: skip
+    pad = words["<pad>"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in
+                 (("layers", 1), ("ffn_dim", 64), ("attention_heads", 2))}  # fmt: skip
+        model = MarianMTModel(
+            MarianConfig(vocab_size=len(words), d_model=32, max_position_embeddings=128, pad_token_id=pad,
+                         decoder_start_token_id=pad, eos_token_id=0, forced_eos_token_id=0, dropout=0.0, **sizes)
+        )  # fmt: skip
+        batch = tokenizer(list(LEARNT), text_target=list(LEARNT.values()), padding=True, return_tensors="pt")
+        batch["labels"][batch["labels"] == pad] = -100
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            model(**batch).loss.backward()
+            optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -5,6 +5,8 @@ import csv
 import json
 import os
 import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from ecglm import registry
 from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
 from ecglm.records import ptb_xl as module
 from ecglm.records.ptb_xl import PtbXl, parse_scp_codes
+from ecglm.records.translate import restore
 
 COLUMNS = [
     *("ecg_id", "patient_id", "age", "sex", "height", "weight", "nurse", "site", "device", "recording_date", "report"),
@@ -88,8 +91,10 @@ def test_a_record(make):
         "validated_by_human": True,
         "recording_date": "1984-11-09 09:17:34",
         "dataset_version": "unknown",
+        "report_language": "de",
     }
     json.dumps(record.metadata, allow_nan=False)
+    assert (record.report_en, record.report_origin) == ("sinus rhythm normal ecg", "phrases")
     assert record.signal.shape == (12, 400)
     assert record.sampling_rate == 100.0
 
@@ -301,12 +306,118 @@ def test_a_worker_reads_the_tables_once(make, monkeypatch):
     keys = source.keys()
     function, arguments = source.__reduce__()  # what a worker process receives with every task
     read = []
-    table = module.read_table
-    monkeypatch.setattr(module, "read_table", lambda path, *a, **k: read.append(path.name) or table(path, *a, **k))
+    table = module.parse_table
+    monkeypatch.setattr(
+        module, "parse_table", lambda data, path, *a, **k: read.append(Path(path).name) or table(data, path, *a, **k)
+    )
     records = [function(*arguments).read(key) for key in keys]
     assert [r.record_id for r in records] == keys
     assert sorted(read) == ["ptbxl_database.csv", "scp_statements.csv"]
     assert function(*arguments) == source
+
+
+# Reports in English.
+
+
+@pytest.mark.parametrize(
+    "report, translator, expected",
+    [
+        ("sinusrhythmus, normales ekg", "phrases", ("sinus rhythm, normal ecg", "phrases", "de")),
+        ("sinusrhythmus, normales ekg", "none", ("", "", "de")),
+        ("sinusrytm normalt ekg", "phrases", ("sinus rhythm normal ecg", "phrases", "sv")),
+        ("sinus rhythm. normal ecg.", "phrases", ("sinus rhythm. normal ecg.", "original", "en")),
+        ("sinus rhythm. normal ecg.", "none", ("sinus rhythm. normal ecg.", "original", "en")),
+        ("sinusrhythmus, befund beim hausarzt besprechen", "phrases", ("", "", "")),
+        ("sinusrhythmus normales ekg, heute unruhig", "phrases", ("", "", "de")),
+    ],
+)
+def test_english_beside_the_original(make, report, translator, expected):
+    source = make([row(1, report=report)])
+    record = PtbXl(root=source.root, translator=translator).read("ptb-xl/00001")
+    assert record.report == report
+    assert (record.report_en, record.report_origin, record.metadata["report_language"]) == expected
+
+
+def test_the_translator_is_part_of_the_fingerprint(make):
+    source = make()
+    facts = source.fingerprint()
+    assert facts["translator"]["name"] == "phrases" and len(facts["translator"]["phrases"]) == 64
+    none = PtbXl(root=source.root, translator="none").fingerprint()
+    assert none["translator"] == {"name": "none"}
+    assert {**none, "translator": facts["translator"]} == facts
+    with pytest.raises(EcglmError, match="translator 'google' is unknown; 'phrases', 'none' or 'marian'"):
+        PtbXl(root=source.root, translator="google")
+
+
+def test_a_model_is_asked_only_for_what_the_dictionary_cannot(make, tiny_marian, tmp_path):
+    reports = {
+        1: "sinusrhythmus normales ekg",
+        2: "sinusrhythmus normales ekg, heute unruhig",
+        3: "sinus rhythm. normal ecg.",
+        4: "sinusrytm normalt ekg, orolig",
+        5: "",
+        6: "123 / 80",
+    }
+    source = make([row(i, report=text) for i, text in reports.items()], lr=tuple(reports))
+    cache = tmp_path / "cache" / "t.jsonl"
+    source = PtbXl(
+        root=source.root, translator="marian", translation_model=str(tiny_marian), translation_cache=str(cache)
+    )
+    keys = source.keys()
+    assert len(cache.read_text().splitlines()) == 1
+    function, arguments = source.__reduce__()
+    worker = function(*arguments)
+    records = {int(key[-5:]): worker.read(key) for key in keys}
+    origins = {i: record.report_origin for i, record in records.items()}
+    assert origins in (  # a model of random weights may have nothing to say
+        {1: "phrases", 2: f"model:{tiny_marian.name}", 3: "original", 4: "", 5: "", 6: ""},
+        {1: "phrases", 2: "", 3: "original", 4: "", 5: "", 6: ""},
+    )
+    assert [records[i].report for i in reports] == list(reports.values())
+    assert len(cache.read_text().splitlines()) == 1  # workers read what the parent wrote
+    facts = source.fingerprint()["translator"]
+    assert facts["name"] == "marian" and len(facts["model"]) == 64
+
+
+# The official zip.
+
+
+def pack(folder, path, top="ptb-xl-title-1.0.3/"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                made.write(file, top + file.relative_to(folder).as_posix())
+    return path
+
+
+@pytest.mark.parametrize("top", ["ptb-xl-title-1.0.3/", ""])
+def test_the_official_zip_is_read_as_it_is(make, tmp_path_factory, top):
+    source = make(hr=(1, 2, 3))
+    place = tmp_path_factory.mktemp("zip")
+    zipped = PtbXl(root=pack(source.root, place / "ptb-xl.zip", top))
+    assert zipped.keys() == source.keys()
+    assert zipped.fingerprint() == source.fingerprint()
+    assert zipped.accounting() == source.accounting()
+    for key in source.keys():
+        one, other = source.read(key), zipped.read(key)
+        np.testing.assert_array_equal(one.signal, other.signal)
+        assert {**vars(one), "signal": 0} == {**vars(other), "signal": 0}
+    function, arguments = zipped.__reduce__()
+    assert function(*arguments).read("ptb-xl/00002").sampling_rate == 500
+    assert PtbXl(root=place).keys() == source.keys()  # a folder in which the zip lies alone, as a download leaves it
+
+
+def test_a_zip_that_is_another(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
+        made.writestr("x/readme.txt", "x")
+        made.writestr("x/b.txt", "x")
+    with pytest.raises(
+        EcglmError, match=r"a.zip/\w+.csv: no such file; --root must be a PTB-XL folder or its official zip"
+    ):
+        PtbXl(root=tmp_path / "a.zip").keys()
+    (tmp_path / "b.zip").write_bytes(b"no zip")
+    with pytest.raises(EcglmError):
+        PtbXl(root=tmp_path / "b.zip").keys()
 
 
 # The real recordings.
@@ -403,3 +514,35 @@ def test_real_folders_are_listed_once(ptb_xl, monkeypatch):
     for _ in range(3):
         source.keys(), source.accounting(), source.fingerprint(), source.read("ptb-xl/00001")
     assert len(calls) == 2
+
+
+@pytest.mark.realdata
+def test_real_reports_in_english(real):
+    """Origins of the 782 reports; every translation of the dictionary can be turned back into its report."""
+    origins = collections.Counter()
+    languages = collections.Counter()
+    for record in read_all(real):
+        origins[record.report_origin] += 1
+        languages[record.metadata["report_language"]] += 1
+        assert bool(record.report_en) == bool(record.report_origin)
+        if record.report_origin == "phrases":
+            assert restore(record.report_en, record.metadata["report_language"]) == record.report
+        elif record.report_origin:
+            assert record.report_en == record.report
+    assert origins == {"original": 365, "phrases": 385, "": 32}
+    assert languages == {"en": 365, "de": 292, "sv": 114, "": 11}
+
+
+@pytest.mark.realdata
+def test_real_records_from_a_zip(ptb_xl, tmp_path):
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as made:
+        for name in ("ptbxl_database.csv", "scp_statements.csv"):
+            made.write(ptb_xl / name, name)
+        for number in range(1, 30):
+            for suffix in ("hea", "dat"):
+                name = f"records500/00000/{number:05d}_hr.{suffix}"
+                made.write(ptb_xl / name, name)
+    zipped, plain = PtbXl(root=tmp_path / "p.zip"), PtbXl(root=ptb_xl, resolution="500")
+    assert len(zipped.keys()) == 29
+    for key in zipped.keys():
+        np.testing.assert_array_equal(zipped.read(key).signal, plain.read(key).signal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -11,15 +12,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
-from ecglm.files import file_sha256, fingerprint
-from ecglm.records.tables import number, read_table, whole_number
+from ecglm.files import fingerprint
+from ecglm.records.marian import DEFAULT_MODEL, MarianTranslator
+from ecglm.records.tables import number, parse_table, whole_number
+from ecglm.records.translate import phrases_fingerprint, report_language, translate_phrases
+from ecglm.records.tree import FolderTree, Tree, open_tree
 from ecglm.records.wfdb_files import read_wfdb
 from ecglm.registry import register
 from ecglm.types import Record
 
 TABLE = "ptbxl_database.csv"
 STATEMENTS = "scp_statements.csv"
-_MEND = "--root must be a PTB-XL folder (see https://physionet.org/content/ptb-xl/)"
+_MEND = "--root must be a PTB-XL folder or its official zip (see https://physionet.org/content/ptb-xl/)"
+_MAX_TABLE = 1 << 28
 _COLUMNS = (
     *("ecg_id", "patient_id", "age", "sex", "device", "recording_date", "report", "scp_codes", "heart_axis"),
     *("validated_by_human", "strat_fold", "filename_lr", "filename_hr"),
@@ -52,19 +57,30 @@ def parse_scp_codes(text: str) -> dict[str, float]:
 @register("records", "ptb-xl")
 @dataclass(frozen=True, kw_only=True)
 class PtbXl:
-    """The PTB-XL folder ``root`` (``ptbxl_database.csv``, ``scp_statements.csv``, ``records100/``, ``records500/``).
+    """PTB-XL at ``root``: the folder (``ptbxl_database.csv``, ``scp_statements.csv``, ``records100/``,
+    ``records500/``), or the official zip of it, read as it is.
 
     resolution: ``"100"`` or ``"500"`` Hz; ``"auto"`` takes the set of which more table rows are on disk, 500 on ties.
     on_checksum: what a record is whose data and header disagree: noted, or rejected.
 
+    translator: where the English of the reports, most of them German, some Swedish, comes from. ``"phrases"`` is the
+    built-in lossless dictionary; ``"marian"`` asks a MarianMT model (``translation_model``, folder or hub id) besides,
+    for German reports and those in no known language that the dictionary cannot render; ``"none"`` translates nothing.
+    English reports stand for themselves. translation_cache: file of the model's translations (default: in the user's
+    cache folder); ``keys`` fills it, so that workers read it.
+
     Labels: ``superclass:`` and ``subclass:`` of every diagnostic statement whatever its likelihood (as the official
     example code aggregates), ``form:``, ``rhythm:``, and ``scp:`` for every statement; names as ``scp_statements.csv``
-    has them. Folds are the official ``strat_fold``: 1-8 train, 9 val, 10 test. The report is kept in its language.
+    has them. Folds are the official ``strat_fold``: 1-8 train, 9 val, 10 test. The report is kept in its
+    language, which ``metadata["report_language"]`` names (``"de"``, ``"sv"``, ``"en"``; empty: none of them, or mixed).
     """
 
     root: Path
     resolution: Literal["auto", "100", "500"] = "auto"
     on_checksum: Literal["warn", "reject"] = "warn"
+    translator: Literal["phrases", "none", "marian"] = "phrases"
+    translation_model: str = DEFAULT_MODEL
+    translation_cache: str = ""
     name = "ptb-xl"
 
     def __post_init__(self) -> None:
@@ -73,10 +89,13 @@ class PtbXl:
             raise EcglmError(f"resolution '{self.resolution}' is unknown; 'auto', '100' or '500' is needed")
         if self.on_checksum not in ("warn", "reject"):
             raise EcglmError(f"on_checksum '{self.on_checksum}' is unknown; 'warn' or 'reject' is needed")
+        if self.translator not in ("phrases", "none", "marian"):
+            raise EcglmError(f"translator '{self.translator}' is unknown; 'phrases', 'none' or 'marian' is needed")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker gets the options, and reads the tables once however many tasks it is sent.
-        return _shared, (self.root, self.resolution, self.on_checksum)
+        how = (self.translator, self.translation_model, self.translation_cache)
+        return _shared, (self.root, self.resolution, self.on_checksum, *how)
 
     def version(self) -> str:
         """``"1.0.1"``, ``"1.0.3"`` or ``"unknown"``, told from records that only the older version has."""
@@ -91,18 +110,26 @@ class PtbXl:
         keys = self.keys()
         return {
             "source": self.name,
-            "reader": 1,
+            "reader": 2,
             "version": self.version(),
             "resolution": self._resolution,
             "on_checksum": self.on_checksum,
-            "tables": {name: file_sha256(self.root / name) for name in (TABLE, STATEMENTS)},
+            "translator": self._translator_facts(),
+            "tables": {name: hashlib.sha256(self._bytes(name)).hexdigest() for name in (TABLE, STATEMENTS)},
             "records": fingerprint(keys),
         }
 
     def keys(self) -> list[str]:
-        """Record ids that have a table row and a header on disk, by ascending ``ecg_id``."""
+        """Record ids that have a table row and a header on disk, by ascending ``ecg_id``.
+
+        With a translation model, all their reports are translated here, once.
+        """
         _ = self._statements  # a mistake in a table is told before the long work
-        return list(self._on_disk[self._resolution]["read"])
+        keys = list(self._on_disk[self._resolution]["read"])
+        if self.translator == "marian":
+            reports = {self._row(key)[1]["report"] for key in keys}
+            self._marian.translate(sorted(report for report in reports if _for_a_model(report)))
+        return keys
 
     def accounting(self) -> dict[str, list[str]]:
         """``no_metadata``: on disk without a table row; ``not_on_disk``: in the table without a header on disk."""
@@ -110,8 +137,11 @@ class PtbXl:
         return {name: list(found[name]) for name in ("no_metadata", "not_on_disk")}
 
     def header_path(self, key: str) -> Path:
-        """The header file of the record ``key``; EcglmError for a key without a table row."""
-        return self.root / f"{self._row(key)[1][_FILENAME[self._resolution]]}.hea"
+        """The header file of the record ``key`` (in a zip: where it would be); EcglmError for a key without a row."""
+        return self.root / self._header(self._row(key)[1])
+
+    def _header(self, row: dict[str, str]) -> str:
+        return f"{row[_FILENAME[self._resolution]]}.hea"
 
     def _row(self, key: str) -> tuple[int, dict[str, str]]:
         ecg_id = _ecg_id(key)
@@ -125,7 +155,7 @@ class PtbXl:
         Raises RejectedRecord for a row or a signal that cannot be used, EcglmError for a key without a table row.
         """
         ecg_id, row = self._row(key)
-        record = read_wfdb(self.header_path(key), key, on_checksum=self.on_checksum)
+        record = read_wfdb(self._header(row), key, on_checksum=self.on_checksum, tree=self.tree)
         try:
             codes = parse_scp_codes(row["scp_codes"])
         except ValueError as error:
@@ -149,7 +179,9 @@ class PtbXl:
             "validated_by_human": {"true": True, "false": False}.get(row["validated_by_human"].lower()),
             "recording_date": row["recording_date"] or None,
             "dataset_version": self._version,
+            "report_language": report_language(row["report"]),
         }
+        english, origin = self._english(row["report"])
         return dataclasses.replace(
             record,
             patient_id=f"{self.name}/{patient}" if patient is not None else key,
@@ -157,6 +189,8 @@ class PtbXl:
             fold=fold,
             split="" if fold is None else "train" if fold <= 8 else "val" if fold == 9 else "test",
             report=row["report"],
+            report_en=english,
+            report_origin=origin,
             labels=self._labels(codes),
             metadata=metadata,
         )
@@ -170,6 +204,48 @@ class PtbXl:
         groups["scp"] = set(codes)
         return tuple(f"{group}:{name}" for group, names in groups.items() for name in sorted(names))
 
+    def _english(self, report: str) -> tuple[str, str]:
+        """The report in English and where that comes from; two empty texts where it stays as it is."""
+        if report_language(report) == "en":
+            return report, "original"
+        if self.translator != "none" and (english := translate_phrases(report)) and report:
+            return english, "phrases"
+        if self.translator == "marian" and _for_a_model(report) and (english := self._marian.cached(report)):
+            return english, self._marian.name
+        return "", ""
+
+    @functools.cached_property
+    def _marian(self) -> MarianTranslator:
+        return MarianTranslator(
+            self.translation_model, cache=Path(self.translation_cache) if self.translation_cache else None
+        )
+
+    def _translator_facts(self) -> dict[str, str]:
+        facts: dict[str, str] = {"name": self.translator}
+        if self.translator != "none":
+            facts["phrases"] = phrases_fingerprint()
+        if self.translator == "marian":
+            facts["model"] = self._marian.fingerprint
+        return facts
+
+    @functools.cached_property
+    def tree(self) -> Tree:
+        """Where the files are: the folder or the zip."""
+        if not self.root.exists():
+            raise EcglmError(f"{self.root / TABLE}: no such file; {_MEND}")
+        return open_tree(self.root)
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            return self.tree.read(name, _MAX_TABLE)
+        except FileNotFoundError as error:
+            raise EcglmError(f"{self.root / name}: no such file; {_MEND}") from error
+        except OSError as error:
+            raise EcglmError(f"{self.root / name}: cannot be read ({error.strerror}); {_MEND}") from error
+
+    def _table(self, name: str, columns: tuple[str, ...], key: str) -> list[dict[str, str]]:
+        return parse_table(self._bytes(name), str(self.root / name), columns, key, mend=_MEND)
+
     @functools.cached_property
     def _version(self) -> str:
         return self.version()
@@ -179,7 +255,7 @@ class PtbXl:
         """Table rows by ``ecg_id``, ascending; only the columns that are used."""
         path = self.root / TABLE
         rows: dict[int, dict[str, str]] = {}
-        for row in read_table(path, _COLUMNS, "ecg_id", mend=_MEND):
+        for row in self._table(TABLE, _COLUMNS, "ecg_id"):
             try:
                 ecg_id = whole_number(row["ecg_id"])
             except ValueError as error:
@@ -196,10 +272,9 @@ class PtbXl:
     @functools.cached_property
     def _statements(self) -> dict[str, tuple[tuple[str, str], ...]]:
         """SCP statement → the (group, name) labels it stands for. The column of statements has no name."""
-        path = self.root / STATEMENTS
         columns = ("", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
         result = {}
-        for row in read_table(path, columns, "", mend=_MEND):
+        for row in self._table(STATEMENTS, columns, ""):
             labels = []
             if _is_one(row["diagnostic"]):
                 labels.append(("superclass", row["diagnostic_class"]))
@@ -211,12 +286,12 @@ class PtbXl:
 
     @functools.cached_property
     def _on_disk(self) -> dict[str, dict[str, list[str]]]:
-        """Per resolution, ids: ``read`` (row and header), ``no_metadata``, ``not_on_disk``; folders are listed once."""
+        """Per resolution, ids: ``read`` (row and header), ``no_metadata``, ``not_on_disk``; files are listed once."""
         wanted = ("500", "100") if self.resolution == "auto" else (self.resolution,)
         result = {}
         for resolution in wanted:
             column = _FILENAME[resolution]
-            found = _headers(self.root, f"records{resolution}")
+            found = _headers(self.tree, f"records{resolution}")
             rows = {_record_id(i): row[column] for i, row in self._rows.items()}
             unclaimed = found - set(rows.values())
             result[resolution] = {
@@ -237,15 +312,30 @@ class PtbXl:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared(root: Path, resolution: Any, on_checksum: Any) -> PtbXl:
-    return PtbXl(root=root, resolution=resolution, on_checksum=on_checksum)
+def _shared(root: Path, resolution: Any, on_checksum: Any, translator: Any, model: str, cache: str) -> PtbXl:
+    return PtbXl(
+        root=root,
+        resolution=resolution,
+        on_checksum=on_checksum,
+        translator=translator,
+        translation_model=model,
+        translation_cache=cache,
+    )
 
 
-def _headers(root: Path, folder: str) -> set[str]:
-    """Relative names without suffix of all headers below ``root/folder``, as the table spells them."""
-    found: set[str] = set()
-    for place, _, files in os.walk(root / folder):
-        relative = PurePosixPath(folder, Path(place).relative_to(root / folder).as_posix())
+def _for_a_model(report: str) -> bool:
+    """Whether a German-English model is asked: neither English nor Swedish, and beyond the dictionary."""
+    words = re.search(r"[^\W\d_]{3}", report)
+    return bool(words) and report_language(report) in ("de", "") and translate_phrases(report) is None
+
+
+def _headers(tree: Tree, folder: str) -> set[str]:
+    """Relative names without suffix of all headers below ``folder``, as the table spells them."""
+    if not isinstance(tree, FolderTree):
+        return {n[:-4] for n in tree.names() if n.startswith(f"{folder}/") and n.endswith(".hea")}
+    found: set[str] = set()  # a link that leads out is the trouble of its record alone
+    for place, _, files in os.walk(tree.root / folder):
+        relative = PurePosixPath(folder, Path(place).relative_to(tree.root / folder).as_posix())
         found.update(f"{relative}/{name[:-4]}" for name in files if name.endswith(".hea"))
     return found
 

@@ -26,11 +26,17 @@ def read_table(path: Path, required: Sequence[str], key: str | None, *, mend: st
     row. mend: what the user does when the file is missing. Raises EcglmError naming the line.
     """
     try:
-        text = decode(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise EcglmError(f"{path}: no such file; {mend}") from error
     except OSError as error:
         raise EcglmError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
+    return parse_table(data, str(path), required, key, mend=mend)
+
+
+def parse_table(data: bytes, path: str, required: Sequence[str], key: str | None, *, mend: str) -> list[dict[str, str]]:
+    """``read_table`` of the bytes of a file that lies anywhere; ``path`` is its name in messages."""
+    text = decode(data)
     if "\0" in text:
         raise EcglmError(f"{path}: holds binary data, a CSV table is needed")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

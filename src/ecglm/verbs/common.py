@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from ecglm.errors import ConfigError, EcglmError
+from ecglm.errors import ConfigError, EcglmError, StaleOutputError
 
 Stores = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR …]")]
 #: Stores that stand first on the command line.
@@ -78,6 +78,17 @@ def _readings(value: str) -> list[Any]:
     parts = [part for part in value.split(",") if part]
     numbers = [int(p) if p.lstrip("-").isdigit() else p for p in parts]
     return [*readings, value, numbers, parts]
+
+
+def is_made(out: Path, fingerprint: str, found: Callable[[Path], str], overwrite: bool) -> bool:
+    """Whether ``out`` holds this very result; StaleOutputError when it holds another, unless ``overwrite``."""
+    if overwrite or not out.exists():
+        return False
+    if found(out) != fingerprint:
+        raise StaleOutputError(
+            f"{out}: made with other settings or from other stores; use --overwrite, or another --out"
+        )
+    return True
 
 
 def segment_of(store: Path, position: int) -> tuple[Any, int]:

@@ -21,6 +21,7 @@ def tokenizer_train(
     sample: Path | None = None,
     limit: int = 2000,
     seed: int = 0,
+    split_seed: int = 0,
 ) -> None:
     """Train an ECG-Byte tokenizer (arXiv 2412.14373) on training segments of a store.
 
@@ -34,6 +35,7 @@ def tokenizer_train(
         sample: segments to learn from, as ecglm store sample lists them.
         limit: segments drawn, without --sample.
         seed: of the draw.
+        split_seed: of the splits by hash: the --seed of ecglm map.
     """
     import numpy as np
 
@@ -49,7 +51,7 @@ def tokenizer_train(
         check_training(drawn, "the tokenizer")
         chosen = next(places(drawn, found))[1].tolist()
     else:
-        splits = assign_splits(found, seed=seed)
+        splits = assign_splits(found, seed=split_seed)
         train = [i for i, p in enumerate(found.index.column("patient_id").to_pylist()) if splits[p] == "train"]
         if not train:
             raise EcglmError(f"{store}: no training segments to learn from")

@@ -10,7 +10,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from ecglm import registry
 from ecglm.errors import ConfigError
-from ecglm.verbs.common import FewStores, say, split_options, tell
+from ecglm.verbs.common import FewStores, is_made, say, split_options, tell
 
 
 def prepare(
@@ -144,7 +144,10 @@ def store_sample(
     split: Literal["train", "val", "test"] = "train",
     per: Literal["segment", "record", "patient"] = "segment",
     without_flags: tuple[str, ...] = (),
+    pool: int | None = None,
     seed: int = 0,
+    split_seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Draw segments for a tokenizer to learn from; ecglm tokenizer train --sample reads the list.
 
@@ -156,10 +159,13 @@ def store_sample(
         split: official folds and splits, by patient hash elsewhere.
         per: at most one segment of each record or patient, or any segment.
         without_flags: quality flags that keep a segment out (flat_lead, saturated …).
+        pool: segments a stratified draw looks at; ten times --n, at least 20000.
         seed: of the draw.
+        split_seed: of the splits by hash: the --seed of ecglm map.
+        overwrite: replace another sample.
     """
     from ecglm.store.reader import SegmentStore
-    from ecglm.store.sampling import sample
+    from ecglm.store.sampling import read_sample, sample
 
     drawn = sample(
         [SegmentStore(s) for s in stores],
@@ -168,9 +174,12 @@ def store_sample(
         split=split,
         per=per,
         without_flags=without_flags,
+        pool=pool,
         seed=seed,
+        split_seed=split_seed,
     )
-    drawn.save(out)
+    if not is_made(out, drawn.fingerprint, lambda path: read_sample(path).fingerprint, overwrite):
+        drawn.save(out)
     tell(drawn.lines())
     say(f"sample: {out}")
 
@@ -183,6 +192,8 @@ def store_percentiles(
     without_flags: tuple[str, ...] = (),
     allow_nominal: bool = False,
     seed: int = 0,
+    split_seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Find p1 and p99 of the amplitudes, for percentile normalisation.
 
@@ -194,8 +205,10 @@ def store_percentiles(
         without_flags: quality flags that keep a segment out.
         allow_nominal: mix records whose unit is only nominal (CODE-15 %) with others.
         seed: of the draw.
+        split_seed: of the splits by hash: the --seed of ecglm map.
+        overwrite: replace other percentiles.
     """
-    from ecglm.store.percentiles import lines, percentiles, write_percentiles
+    from ecglm.store.percentiles import lines, percentiles, read_percentiles, write_percentiles
     from ecglm.store.reader import SegmentStore
 
     found = percentiles(
@@ -203,9 +216,11 @@ def store_percentiles(
         seed=seed,
         num_values=num_values,
         split=split,
+        split_seed=split_seed,
         without_flags=without_flags,
         allow_nominal=allow_nominal,
     )
-    write_percentiles(out, found)
+    if not is_made(out, found["fingerprint"], lambda path: read_percentiles(path)["fingerprint"], overwrite):
+        write_percentiles(out, found)
     tell(lines(found))
     say(f"percentiles: {out}")

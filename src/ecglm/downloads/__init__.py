@@ -1,0 +1,1 @@
+"""Official files of every dataset: fetched, checked, unpacked; what needs an agreement is explained."""
