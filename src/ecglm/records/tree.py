@@ -57,7 +57,7 @@ class Tree(Protocol):
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """A file for reading, seekable."""
+        """A file for reading, seekable. An archive's checksum of it is compared by ``read`` alone."""
         ...
 
 

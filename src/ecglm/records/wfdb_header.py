@@ -6,12 +6,11 @@ import functools
 import math
 import os
 import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from ecglm.errors import RejectedRecord, UnsafeInputError
 from ecglm.files import bare_file_name
+from ecglm.records.tree import TooLargeError, Tree, read_file
 from ecglm.records.units import is_rate, lead_name, millivolts
 
 #: A header of twelve leads has about 1 kB; far larger ones are refused before they are read.
@@ -47,7 +46,7 @@ WRONG_GAINS: tuple[tuple[re.Pattern[str], float, float], ...] = (
 class SignalLine(NamedTuple):
     """One lead as a header describes it.
 
-    gain: counts per unit, of which one is ``scale`` mV. init, checksum: None where the header is silent.
+    gain: counts per unit, of which one is ``scale`` mV.
     """
 
     file: str
@@ -56,16 +55,18 @@ class SignalLine(NamedTuple):
     gain: float
     baseline: int
     scale: float
-    init: int | None
-    checksum: int | None
+    init: int
+    checksum: int
     lead: str
 
 
-@dataclass(frozen=True)
-class Header:
-    """A parsed ``.hea`` file. rate: Hz. start: date and time as written. notes: stable codes of accepted oddities."""
+class Header(NamedTuple):
+    """A parsed ``.hea`` file. place: where it lies, for messages. rate: Hz. start: date and time as written.
 
-    path: Path
+    notes: stable codes of accepted oddities.
+    """
+
+    place: str
     name: str
     rate: float
     num_samples: int
@@ -75,24 +76,34 @@ class Header:
     notes: tuple[str, ...]
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
+def read_header(path: str | os.PathLike[str], *, tree: Tree | None = None) -> Header:
+    """Parse the WFDB header ``path`` (a name in ``tree``, if one is given) as ``parse_header`` does.
+
+    Raises RejectedRecord also for ``header_missing`` and ``unreadable``.
+    """
+    name = os.fspath(path)
+    place = name if tree is None else f"{tree.root}/{name}"
+    try:
+        data = read_file(name, MAX_HEADER_BYTES) if tree is None else tree.read(name, MAX_HEADER_BYTES)
+    except FileNotFoundError as error:
+        raise RejectedRecord("header_missing", f"{place}: no such file") from error
+    except TooLargeError as error:
+        raise RejectedRecord(
+            "header_corrupt", f"{place}: larger than {MAX_HEADER_BYTES} bytes, no ECG header"
+        ) from error
+    except OSError as error:
+        raise RejectedRecord("unreadable", f"{place}: {os.strerror(error.errno or 0)}") from error
+    return parse_header(data, place)
+
+
+def parse_header(data: bytes, place: str) -> Header:
     """Parse a WFDB header strictly; dates and comments are kept as text and never fail.
 
-    Raises RejectedRecord (``header_missing header_corrupt sampling_rate_invalid gain_missing unit_unknown
-    lead_unknown format_unsupported``) and UnsafeInputError for a signal file outside the header's folder.
+    Raises RejectedRecord (``header_corrupt sampling_rate_invalid gain_missing unit_unknown lead_unknown
+    format_unsupported``) and UnsafeInputError for a signal file outside the header's folder.
     """
-    file = Path(path)
-    try:
-        with open(file, "rb") as handle:
-            if os.fstat(handle.fileno()).st_size > MAX_HEADER_BYTES:
-                raise RejectedRecord("header_corrupt", f"{file}: larger than {MAX_HEADER_BYTES} bytes, no ECG header")
-            data = handle.read()
-    except FileNotFoundError as error:
-        raise RejectedRecord("header_missing", f"{file}: no such file") from error
-    except OSError as error:
-        raise RejectedRecord("unreadable", f"{file}: {os.strerror(error.errno or 0)}") from error
     if _CONTROL.search(data):
-        raise RejectedRecord("header_corrupt", f"{file}: holds binary data, a text header is needed")
+        raise RejectedRecord("header_corrupt", f"{place}: holds binary data, a text header is needed")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -106,73 +117,75 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         elif line:
             lines.append(line)
     if not lines:
-        raise RejectedRecord("header_corrupt", f"{file}: empty header")
-    name, num_signals, rate, num_samples, start = _record_line(file, lines[0])
+        raise RejectedRecord("header_corrupt", f"{place}: empty header")
+    name, num_signals, rate, num_samples, start = _record_line(place, lines[0])
     if len(lines) - 1 != num_signals:
         raise RejectedRecord(
-            "header_corrupt", f"{file}: {num_signals} signals declared, {len(lines) - 1} signal lines present"
+            "header_corrupt", f"{place}: {num_signals} signals declared, {len(lines) - 1} signal lines present"
         )
-    signals = tuple(_signal_line(file, line, number) for number, line in enumerate(lines[1:], 1))
+    signals = tuple([_signal_line(place, line, number) for number, line in enumerate(lines[1:], 1)])
+    stem = os.path.basename(place).rpartition(".")[0]
     notes = []
-    if name != file.stem:
-        notes.append("header_name_has_extension" if name.startswith(file.stem + ".") else "header_name_differs")
-    if any(s.file.rpartition(".")[0] != file.stem for s in signals):
+    if name != stem:
+        notes.append("header_name_has_extension" if name.startswith(stem + ".") else "header_name_differs")
+    if any(file.rpartition(".")[0] != stem for file in {s.file for s in signals}):
         notes.append("data_file_name_differs")
     for pattern, wrong, true in WRONG_GAINS:
         if pattern.fullmatch(name) and all(s.gain == wrong for s in signals):
-            signals = tuple(s._replace(gain=true) for s in signals)
+            signals = tuple([s._replace(gain=true) for s in signals])
             notes.append("gain_overridden")
-    return Header(file, name, rate, num_samples, start, signals, tuple(comments), tuple(notes))
+    return Header(place, name, rate, num_samples, start, signals, tuple(comments), tuple(notes))
 
 
-def _record_line(file: Path, line: str) -> tuple[str, int, float, int, str]:
+def _record_line(place: str, line: str) -> tuple[str, int, float, int, str]:
     """``name nsig fs nsamp [date and time]``."""
     fields = line.split(None, 4)
     name = fields[0]
     if "/" in name:
-        raise RejectedRecord("format_unsupported", f"{file}: a record of several segments; give one segment's header")
+        raise RejectedRecord("format_unsupported", f"{place}: a record of several segments; give one segment's header")
     try:
         num_signals = int(fields[1])
         rate_text = fields[2].split("/", 1)[0]
         num_samples = int(fields[3])
     except (IndexError, ValueError) as error:
         raise RejectedRecord(
-            "header_corrupt", f"{file}, line 1: 'name signals rate samples' is needed, found {line[:80]!r}"
+            "header_corrupt", f"{place}, line 1: 'name signals rate samples' is needed, found {line[:80]!r}"
         ) from error
     try:
         rate = float(rate_text)
     except ValueError:
         rate = math.nan
     if not is_rate(rate):
-        raise RejectedRecord("sampling_rate_invalid", f"{file}, line 1: sampling rate {rate_text[:40]!r}")
+        raise RejectedRecord("sampling_rate_invalid", f"{place}, line 1: sampling rate {rate_text[:40]!r}")
     if not 0 < num_signals <= MAX_SIGNALS or num_samples <= 0 or num_signals * num_samples > MAX_VALUES:
         raise RejectedRecord(
-            "header_corrupt", f"{file}, line 1: declares {num_signals} signals of {num_samples} samples"
+            "header_corrupt", f"{place}, line 1: declares {num_signals} signals of {num_samples} samples"
         )
     return name, num_signals, rate, num_samples, fields[4] if len(fields) > 4 else ""
 
 
-def _signal_line(file: Path, line: str, number: int) -> SignalLine:
+def _signal_line(place: str, line: str, number: int) -> SignalLine:
     """``file fmt gain adcres adczero initval checksum blocksize description``; ``number`` counts signals from 1."""
     fields = line.split(None, 8)
     try:
         _check_file_name(fields[0])
         code, offset = _format(fields[1])
         gain, baseline, scale = _gain(fields[2])
-        zero, init, checksum = (int(fields[i]) if len(fields) > i else None for i in (4, 5, 6))
+        numbers = [int(f) for f in fields[4:7]]
     except UnsafeInputError as error:
-        raise UnsafeInputError(f"{file}, signal {number}: {error}") from error
+        raise UnsafeInputError(f"{place}, signal {number}: {error}") from error
     except RejectedRecord as error:
-        raise RejectedRecord(error.reason, f"{file}, signal {number}: {error.detail}") from error
+        raise RejectedRecord(error.reason, f"{place}, signal {number}: {error.detail}") from error
     except (IndexError, ValueError) as error:
         reason = "gain_missing" if len(fields) == 2 else "header_corrupt"
-        raise RejectedRecord(reason, f"{file}, signal {number}: cannot be read: {line[:80]!r}") from error
+        raise RejectedRecord(reason, f"{place}, signal {number}: cannot be read: {line[:80]!r}") from error
     if len(fields) < 9:
-        raise RejectedRecord("lead_unknown", f"{file}, signal {number}: no description, so its lead is not known")
+        raise RejectedRecord("lead_unknown", f"{place}, signal {number}: no description, so its lead is not known")
+    zero, init, checksum = numbers
     if baseline is None:
-        baseline = zero or 0  # the standard's default
+        baseline = zero  # the standard's default
     if abs(baseline) > 1 << 31:
-        raise RejectedRecord("header_corrupt", f"{file}, signal {number}: baseline {baseline}")
+        raise RejectedRecord("header_corrupt", f"{place}, signal {number}: baseline {baseline}")
     return SignalLine(fields[0], code, offset, gain, baseline, scale, init, checksum, lead_name(fields[8]) or fields[8])
 
 
