@@ -96,7 +96,8 @@ def test_p20_mark_outside_a_user_turn_is_refused(pairs):
 @pytest.mark.parametrize("blank", ["", "  \n\t", []])
 def test_empty_turns_are_refused(blank):
     assert reason(make_turns, [QUESTION, ("gpt", blank)], 0) == "empty_turn"
-    assert reason(make_turns, [("human", blank), ANSWER], 0) == "empty_turn"
+    for num_ecgs in (0, 1):  # the mark that is put there does not make it a question
+        assert reason(make_turns, [("human", blank), ANSWER], num_ecgs) == "empty_turn"
 
 
 def test_p18_lists_are_joined_by_rule():
@@ -139,6 +140,23 @@ def test_prefixes_are_stripped_only_when_asked():
     assert make_turns(pairs, 1)[1].text == "assistant: fast"
     stripped = make_turns(pairs, 1, strip_prefixes=("user:", "assistant:"))
     assert [turn.text for turn in stripped] == ["<ecg>\nhow fast?", "fast"]
+
+
+@pytest.mark.parametrize(
+    ("written", "ours"),
+    [
+        ("This image, Images, IMAGE and IMAGES.", "This signal, Signals, SIGNAL and SIGNALS."),
+        ("imaging, imaged, image_path, reimage, imagery", "imaging, imaged, image_path, reimage, imagery"),
+        ("image-only (image)", "signal-only (signal)"),
+        ("<image>\nThe image?", "<ecg>\nThe signal?"),
+    ],
+)
+def test_d12_image_becomes_signal_as_a_word_in_user_turns_alone(written, ours):
+    pairs = [("system", "An image."), ("human", written), ("gpt", written.replace("<image>\n", ""))]
+    marks = written.count("<image>")
+    turns = make_turns(pairs, marks, say_signal=True)
+    assert [t.text for t in turns] == ["An image.", ours, written.replace("<image>\n", "")]
+    assert make_turns(pairs, marks)[1].text == written.replace("<image>", "<ecg>")
 
 
 def test_every_spelling_of_an_item_is_read():

@@ -17,8 +17,13 @@ from ecglm.conversations import table
 from ecglm.conversations.table import (
     SCHEMA,
     MapResult,
+    NotAsked,
+    Reject,
+    SetAside,
+    check_rejects,
     conversations_fingerprint,
     is_finished,
+    iter_conversations,
     manifest_path,
     read_conversations,
     write_conversations,
@@ -125,11 +130,88 @@ def test_map_result_writes_its_logs_and_counts(tmp_path):
     assert set(manifest["outputs"]) == {"c.parquet", "c.parquet.rejects.jsonl", "c.parquet.set_aside.jsonl"}
 
 
+def test_a_stream_is_written_as_it_comes(tmp_path, monkeypatch):
+    """Row groups of a bounded size, logs while it goes, the same bytes as the list; nothing is read twice."""
+    monkeypatch.setattr(table, "ROW_GROUP", 10)
+    rows = [conversation(n) for n in range(34)]
+    bad, away = Reject("f.json[1]", "empty_turn", "ü"), SetAside("f.json[2]", "ecg_not_in_store")
+
+    def stream():
+        for n, row in enumerate(rows):
+            yield row
+            if n == 5:
+                yield from (bad, NotAsked("rate.not_measured", 3), away)
+
+    manifest = write_conversations(tmp_path / "s.parquet", stream(), SETTINGS, INPUTS, facts={"corpora": ["a"]})
+    assert manifest["counts"] == {
+        "in": 39,
+        "mapped": 34,
+        "empty_turn": 1,
+        "rate.not_measured": 3,
+        "ecg_not_in_store": 1,
+    }
+    assert manifest["rejected"] == {"empty_turn": 1} and manifest["corpora"] == ["a"]
+    assert read_jsonl(tmp_path / "s.parquet.rejects.jsonl") == [vars(bad)]
+    assert read_jsonl(tmp_path / "s.parquet.set_aside.jsonl") == [vars(away)]
+    metadata = pq.read_metadata(tmp_path / "s.parquet")
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [10, 10, 10, 4]
+    assert read_conversations(tmp_path / "s.parquet") == rows
+    write_conversations(tmp_path / "l.parquet", rows, SETTINGS, INPUTS)
+    assert (tmp_path / "l.parquet").read_bytes() == (tmp_path / "s.parquet").read_bytes()
+    assert write_conversations(tmp_path / "s.parquet", _never(), SETTINGS, INPUTS) == manifest
+
+
+def _never():
+    raise AssertionError("the stream of a finished output is begun")
+    yield
+
+
+def test_long_texts_end_a_row_group_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "ROW_GROUP_CHARACTERS", 1000)
+    said = (Turn("user", "<ecg>"), Turn("assistant", "a" * 400))
+    rows = [conversation(n, turns=said) for n in range(7)]
+    write_conversations(tmp_path / "c.parquet", rows, SETTINGS, INPUTS)
+    metadata = pq.read_metadata(tmp_path / "c.parquet")
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [3, 3, 1]
+    assert read_conversations(tmp_path / "c.parquet") == rows
+
+
+def test_a_stream_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "c.parquet"
+    write_conversations(path, iter([conversation()]), SETTINGS, INPUTS)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def fails():
+        yield conversation(1)
+        raise EcglmError("f.json, item 1: the file is cut off here")
+
+    with pytest.raises(EcglmError, match="cut off here"):
+        write_conversations(path, fails(), {"seed": 1}, INPUTS, overwrite=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_iterating_is_lazy_and_gives_what_reading_gives(tmp_path):
+    rows = [conversation(n, split=("train", "test")[n % 2]) for n in range(50)]
+    path = tmp_path / "c.parquet"
+    write_conversations(path, rows, SETTINGS, INPUTS)
+    stream = iter_conversations(path, split="test")
+    assert next(stream) == rows[1]
+    assert list(stream) == rows[3::2]
+    with pytest.raises(EcglmError, match="no such file"):
+        next(iter_conversations(tmp_path / "none.parquet"))
+
+
+def test_logs_of_an_earlier_stream_do_not_stay_beside_a_list(tmp_path):
+    path = tmp_path / "c.parquet"
+    write_conversations(path, iter([conversation(), Reject("x", "empty_turn")]), SETTINGS, INPUTS)
+    write_conversations(path, [conversation()], {"seed": 1}, INPUTS, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["c.parquet", "c.parquet.manifest.json"]
+
+
 def test_rejects_above_the_allowed_fraction_are_an_error():
-    rows = [{"item": str(n), "reason": "empty_turn", "detail": ""} for n in range(6)]
-    MapResult([], {"in": 100, "mapped": 95, "empty_turn": 5}, rows[:5]).check_rejects(0.05)
-    with pytest.raises(EcglmError, match=r"6 of 100 items were rejected \(empty_turn\)") as error:
-        MapResult([], {"in": 100, "mapped": 94, "empty_turn": 6}, rows).check_rejects(0.05)
+    check_rejects({"counts": {"in": 100}, "rejected": {"empty_turn": 5}}, "c.parquet", 0.05)
+    with pytest.raises(EcglmError, match=r"6 of 100 items were rejected \(empty_turn\).*c.parquet.rejects") as error:
+        check_rejects({"counts": {"in": 100}, "rejected": {"empty_turn": 6}}, "c.parquet", 0.05)
     one_line(error)
 
 
@@ -227,6 +309,11 @@ def test_nothing_to_write_tells_why(tmp_path):
         write_conversations(
             tmp_path / "c.parquet", MapResult([], {"in": 2, "mapped": 0, "ecg_not_in_store": 2}), SETTINGS, INPUTS
         )
+    outcomes = [SetAside("f[0]", "ecg_not_in_store", "in no store: x/1"), Reject("f[1]", "empty_turn", "turn 1")]
+    with pytest.raises(EcglmError, match=r"empty_turn: 1; the first: f\[1\]: turn 1\); check") as error:
+        write_conversations(tmp_path / "c.parquet", iter(outcomes), SETTINGS, INPUTS)
+    one_line(error)
+    assert os.listdir(tmp_path) == []
 
 
 def _by_hand(path, columns: pa.Table) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ecglm.conversations.ecg_qa import map_ecg_qa
 from ecglm.conversations.from_labels import map_labels
-from ecglm.conversations.table import read_conversations, write_conversations
+from ecglm.conversations.table import collect, read_conversations, write_conversations
 from ecglm.records.ptb_xl import PtbXl
 from ecglm.records.synthetic import Synthetic
 from ecglm.signals.pipeline import get_pipeline
@@ -24,7 +24,8 @@ def test_synthetic_store(tmp_path):
     store = SegmentStore(tmp_path / "store")
     assert len(store) == 2 * len(source.keys())  # two segments of 5 s each, one question per task all the same
     splits = assign_splits(store)
-    result = map_labels(store, tasks=["rhythm", "rate", "report", "normal"], splits=splits)
+    tasks = ["rhythm", "rate", "report", "normal"]
+    result = collect(map_labels(store, tasks=tasks, splits=splits))
     assert result.counts == {"in": 4 * len(source.keys()), "mapped": 4 * len(source.keys())}
     for conversation in result.conversations:
         record = source.read(conversation.ecgs[0])
@@ -53,7 +54,7 @@ def test_ptb_xl_store(tmp_path, ptb_xl, shared):
     assert len(ids) == 60
     with open(ptb_xl / "ptbxl_database.csv", newline="") as handle:
         table = {f"ptb-xl/{int(row['ecg_id']):05d}": row for row in csv.DictReader(handle)}
-    result = map_labels(store, splits=assign_splits(store))
+    result = collect(map_labels(store, splits=assign_splits(store)))
     assert result.rejected == []
     asked = {(c.ecgs[0], c.task): c for c in result.conversations}
     for record in ids:
@@ -68,7 +69,7 @@ def test_ptb_xl_store(tmp_path, ptb_xl, shared):
         axis = asked.get((record, "axis"))
         assert (axis is not None) == (row["heart_axis"] in ("MID", "LAD", "ALAD", "RAD", "ARAD"))
         assert (record, "rate") not in asked and (record, "st") not in asked
-    questions = map_ecg_qa(store, root=shared / "ecg-qa")
+    questions = collect(map_ecg_qa(store, root=shared / "ecg-qa"))
     assert questions.counts["mapped"] > 0 and questions.rejected == []
     assert {ecg for c in questions.conversations for ecg in c.ecgs} <= set(ids)
     for c in questions.conversations:

@@ -85,7 +85,7 @@ def test_metadata(own):
     a, b, c = read_all(source)
     assert (a.patient_id, a.patient_known, a.report) == ("folder/p 1", True, "Sinus, normal")
     assert (a.labels, a.split, a.fold, a.sampling_rate) == (("rhythm:SR", "label:normal"), "val", 9, 250.0)
-    assert a.metadata == {"notes": [], "age": 56, "sex": "female"}
+    assert a.metadata == {"notes": [], "age": 56, "sex": "female", "report_language": "en"}
     assert (b.patient_id, b.patient_known) == ("folder/b", False)
     assert (c.patient_id, c.labels, c.split, c.fold, c.sampling_rate) == ("folder/p 1", (), "", None, 500.0)
 
@@ -256,3 +256,14 @@ def test_the_mend_is_what_prepare_understands(tmp_path):
         with pytest.raises(EcglmError) as caught:
             Folder(root=tmp_path, **options).read("folder/a")
         assert mend in str(caught.value) and " --rate" not in str(caught.value)
+
+
+def test_reports_are_english_unless_said_otherwise(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((12, 100), np.float32))
+    (tmp_path / "metadata.csv").write_text("file,report\na.npy,Sinusrhythmus\n")
+    options = {"rate": 500.0, "leads": "standard", "units": "mV"}
+    english = Folder(root=tmp_path, **options).read("folder/a")
+    german = Folder(root=tmp_path, report_language="de", **options).read("folder/a")
+    assert (english.report_en, english.report_origin) == ("Sinusrhythmus", "original")
+    assert (german.report, german.report_en, german.report_origin) == ("Sinusrhythmus", "", "")
+    assert german.metadata["report_language"] == "de"

@@ -1,23 +1,25 @@
-"""ECG-QA on PTB-XL (arXiv 2306.15681), single-ECG questions and comparisons of two: corpus ``ecg-qa-ptbxl``."""
+"""ECG-QA (arXiv 2306.15681), questions about one ECG and comparisons of two: ``ecg-qa-ptbxl``, ``ecg-qa-mimic``."""
 
 from __future__ import annotations
 
 import ast
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecglm.conversations.messages import check_turns, clean_text, show_ecgs
-from ecglm.conversations.table import MapResult
+from ecglm.conversations.json_stream import iter_items
+from ecglm.conversations.messages import check_metadata, check_turns, clean_text, show_ecgs
+from ecglm.conversations.outcomes import Outcome, Reject, SetAside
+from ecglm.conversations.resolve import StoreRecords
+from ecglm.conversations.seen import Seen
 from ecglm.errors import ConfigError, EcglmError, RejectedRecord, nearest
-from ecglm.files import read_json
 from ecglm.registry import register
 from ecglm.types import Conversation, Turn
 
 #: Raised whenever the same item would give another conversation.
 VERSION = 1
-CORPUS = "ecg-qa-ptbxl"
 TASK = "ecg-qa"
 VARIANTS = ("template", "paraphrased")
 #: Official split folder → our split.
@@ -34,91 +36,130 @@ QUESTION_TYPES = {
 }
 
 
-@register("conversations", CORPUS)
+@dataclass(frozen=True)
+class _Corpus:
+    name: str
+    folder: str
+    record: Callable[[int], str]
+
+
+_PTB_XL = _Corpus("ecg-qa-ptbxl", "ptbxl", lambda ecg_id: f"ptb-xl/{ecg_id:05d}")
+_MIMIC = _Corpus("ecg-qa-mimic", "mimic-iv-ecg", lambda ecg_id: f"mimic-iv-ecg/{ecg_id}")
+
+
+@register("conversations", "ecg-qa-ptbxl")
 def map_ecg_qa(
     stores: Any,
     *,
     root: str | Path,
     variant: str = "template",
     answer_join: str = ", ",
-    splits: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
     limit: int | None = None,
-) -> MapResult:
+) -> Iterator[Outcome]:
     """Conversations of the official question files whose ECGs are all in ``stores``, official splits kept.
 
     root: the repository, its ``ecgqa`` or its ``ecgqa/ptbxl``. variant: ``template`` or ``paraphrased``, two wordings
     of the same samples: their conversations carry the same ids, so that they cannot be mixed as if independent.
-    answer_join: between the answers of an item (the list itself stays in the metadata as ``answers``). splits:
-    official names, default all that are there. limit: number of items of each split.
+    answer_join: between the answers of an item (the list itself stays in the metadata as ``answers``). only: official
+    splits (train, valid, test), default all that are there. limit: number of items of each split.
 
     A comparison reads ``ECG 1: <ecg>``, ``ECG 2: <ecg>`` and the question, one line each; its order is the item's.
     Items with an ECG in no store are set aside as ``ecg_not_in_store``, with every id of the item; broken ones are
-    rejected (``malformed_item``, and the reasons of ``check_turns``), named by file and index.
+    rejected (``malformed_item``, and the reasons of ``check_turns``), named by file and index. Task: ``ecg-qa``.
     Metadata: answers, choices (possible answers of the template, where ``answers_for_each_template.csv`` is there),
     question_type, attribute_type, attribute, template_id, question_id, sample_id, variant, version.
     Raises EcglmError for a missing folder, a file that is no list of items, and a sample id that stands twice.
     """
+    yield from _outcomes(_PTB_XL, stores, root, variant, answer_join, only, limit)
+
+
+@register("conversations", "ecg-qa-mimic")
+def map_ecg_qa_mimic(
+    stores: Any,
+    *,
+    root: str | Path,
+    variant: str = "template",
+    answer_join: str = ", ",
+    only: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> Iterator[Outcome]:
+    """ECG-QA's expansion to MIMIC-IV-ECG, ``ecgqa/mimic-iv-ecg``: ECGs are study ids; else as ``map_ecg_qa``."""
+    yield from _outcomes(_MIMIC, stores, root, variant, answer_join, only, limit)
+
+
+def _outcomes(
+    corpus: _Corpus,
+    stores: Any,
+    root: str | Path,
+    variant: str,
+    answer_join: str,
+    only: Sequence[str] | None,
+    limit: int | None,
+) -> Iterator[Outcome]:
+    if variant == "both":
+        raise ConfigError(
+            "ecg-qa: variant 'both': two wordings of the same samples would pass for independent questions; "
+            f"choose one: {' or '.join(VARIANTS)}"
+        )
     if variant not in VARIANTS:
         raise ConfigError(f"ecg-qa: no variant '{variant}'{nearest(variant, VARIANTS)}; known: {', '.join(VARIANTS)}")
-    base = _base_folder(Path(root), variant)
+    base = _base_folder(Path(root), corpus.folder, variant)
     choices = _template_choices(base / "answers_for_each_template.csv")
-    patients = _patients(stores)
-    conversations: list[Conversation] = []
-    rejected: list[dict[str, str]] = []
-    absent: list[dict[str, str]] = []
-    counts = {"in": 0, "mapped": 0}
-    for official in _split_folders(base / variant, splits):
-        seen: dict[int, str] = {}
+    folders = _split_folders(base / variant, only)
+    records = StoreRecords(stores)
+    for official in folders:
+        seen = Seen()
         for number, (place, item) in enumerate(_items(base / variant / official)):
             if limit is not None and number >= limit:
                 break
-            counts["in"] += 1
             try:
                 fields = _checked(item)
                 sample = fields["sample_id"]
-                if sample in seen:
-                    raise EcglmError(f"{base / variant}: sample_id {sample} stands twice: {seen[sample]} and {place}")
-                seen[sample] = place
-                ecgs = tuple(f"ptb-xl/{ecg_id:05d}" for ecg_id in fields["ecg_id"])
-                missing = [ecg for ecg in dict.fromkeys(ecgs) if ecg not in patients]
+                if (first := seen.add(str(sample), number)) is not None:
+                    raise EcglmError(
+                        f"{base / variant}: sample_id {sample} stands twice: {place} and item {first} of {official}"
+                    )
+                ecgs = tuple(corpus.record(ecg_id) for ecg_id in fields["ecg_id"])
+                missing = [ecg for ecg in dict.fromkeys(ecgs) if ecg not in records]
                 if missing:
                     detail = f"needs {' and '.join(ecgs)}; in no store: {' and '.join(missing)}"
-                    absent.append({"item": place, "reason": "ecg_not_in_store", "detail": detail})
+                    yield SetAside(place, "ecg_not_in_store", detail)
                     continue
-                shown = tuple(patients[ecg] for ecg in ecgs)
                 metadata = {"variant": variant, "version": VERSION}
                 if fields["template_id"] in choices:
                     metadata["choices"] = choices[fields["template_id"]]
                 split = OFFICIAL_SPLITS[official]
-                conversations.append(_conversation(fields, split, ecgs, shown, answer_join, metadata))
+                shown = tuple(records.patient(ecg) for ecg in ecgs)
+                yield _conversation(corpus.name, fields, split, ecgs, shown, answer_join, metadata)
             except RejectedRecord as error:
-                rejected.append({"item": place, "reason": error.reason, "detail": error.detail})
-    counts["mapped"] = len(conversations)
-    for row in absent + rejected:
-        counts[row["reason"]] = counts.get(row["reason"], 0) + 1
-    return MapResult(conversations, counts, rejected, absent)
+                yield Reject(place, error.reason, error.detail)
+            except RecursionError:
+                yield Reject(place, "malformed_item", "nested too deep")
 
 
-def _base_folder(root: Path, variant: str) -> Path:
-    candidates = (root / "ecgqa" / "ptbxl", root / "ptbxl", root)
+def _base_folder(root: Path, folder: str, variant: str) -> Path:
+    candidates = (root / "ecgqa" / folder, root / folder, root)
+    if root.name in {_PTB_XL.folder, _MIMIC.folder} - {folder}:
+        raise EcglmError(f"{root}: is the other part of ECG-QA, '{folder}' is needed; give the repository as --root")
     for candidate in candidates:
         if (candidate / variant).is_dir():
             return candidate
     found = next((c for c in candidates if any((c / other).is_dir() for other in VARIANTS)), None)
     if found is not None:
         raise EcglmError(f"{found}: no folder '{variant}' here; choose the other variant or fetch the missing files")
-    raise EcglmError(f"{root}: no ECG-QA here (ecgqa/ptbxl/{variant} is missing); give the repository as --root")
+    raise EcglmError(f"{root}: no ECG-QA here (ecgqa/{folder}/{variant} is missing); give the repository as --root")
 
 
-def _split_folders(folder: Path, splits: Sequence[str] | None) -> list[str]:
+def _split_folders(folder: Path, only: Sequence[str] | None) -> list[str]:
     """Official split names to read, in official order; those asked for must be there."""
-    asked = [splits] if isinstance(splits, str) else splits
+    asked = [only] if isinstance(only, str) else only
     for name in asked or ():
         if name not in OFFICIAL_SPLITS:
             known = ", ".join(OFFICIAL_SPLITS)
             raise ConfigError(f"ecg-qa: no split '{name}'{nearest(name, OFFICIAL_SPLITS)}; known: {known}")
         if not (folder / name).is_dir():
-            raise EcglmError(f"{folder / name}: no such folder; fetch this split, or leave it out of --splits")
+            raise EcglmError(f"{folder / name}: no such folder; fetch this split, or leave it out")
     found = [name for name in OFFICIAL_SPLITS if (folder / name).is_dir() and (asked is None or name in asked)]
     if not found:
         raise EcglmError(f"{folder}: holds none of the folders {', '.join(OFFICIAL_SPLITS)}")
@@ -134,10 +175,7 @@ def _items(folder: Path) -> Iterator[tuple[str, object]]:
     if not files:
         raise EcglmError(f"{folder}: no question files (*.json) here")
     for path in sorted(files, key=lambda path: int(path.stem)):
-        items = read_json(path)
-        if not isinstance(items, list):
-            raise EcglmError(f"{path}: a list of items is needed, found {type(items).__name__}")
-        for index, item in enumerate(items):
+        for index, item in iter_items(path):
             yield f"{folder.name}/{path.name}[{index}]", item
 
 
@@ -158,15 +196,6 @@ def _template_choices(path: Path) -> dict[int, list[str]]:
                 raise EcglmError(f"{place}: column classes must be a list of texts")
             choices[template] = classes
     return choices
-
-
-def _patients(stores: Any) -> dict[str, str]:
-    """Record id → patient id over all stores."""
-    return {
-        record: str(store.row(store.segments_of(record)[0])["patient_id"])
-        for store in (stores if isinstance(stores, list | tuple) else [stores])
-        for record in store.records()
-    }
 
 
 def _checked(item: object) -> dict[str, Any]:
@@ -201,6 +230,7 @@ def _is_texts(value: object) -> bool:
 
 
 def _conversation(
+    corpus: str,
     item: Mapping[str, Any],
     split: str,
     ecgs: tuple[str, ...],
@@ -214,10 +244,11 @@ def _conversation(
         raise RejectedRecord("empty_turn", "the question or an answer is empty")
     turns = (Turn("user", show_ecgs(question, len(ecgs))), Turn("assistant", answer_join.join(answers)))
     check_turns(turns, len(ecgs))
+    check_metadata(item)
     kept = ("question_type", "attribute_type", "attribute", "template_id", "question_id", "sample_id")
     return Conversation(
-        id=f"{CORPUS}/{split}/{item['sample_id']}",
-        corpus=CORPUS,
+        id=f"{corpus}/{split}/{item['sample_id']}",
+        corpus=corpus,
         task=TASK,
         split=split,
         ecgs=ecgs,

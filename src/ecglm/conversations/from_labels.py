@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ecglm.conversations import label_questions as words
 from ecglm.conversations.messages import check_turns, clean_text, show_ecgs
-from ecglm.conversations.table import MapResult
+from ecglm.conversations.outcomes import NotAsked, Outcome, Reject, SetAside
+from ecglm.conversations.resolve import record_rows
 from ecglm.errors import ConfigError, EcglmError, RejectedRecord, nearest
 from ecglm.registry import register
 from ecglm.types import Conversation, Turn
 
 #: Raised whenever a question, an answer or the rule behind one changes: old and new scores are then not one column.
-VERSION = 1
+VERSION = 2
 CORPUS = "labels"
 TASKS: tuple[str, ...] = tuple(words.PHRASINGS)
+LANGUAGES = ("en", "original")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class _NotAsked(Exception):
     """The task has no known truth on this record; the message is the reason it is counted under."""
 
 
+class _NoReport(Exception):
+    """There is no report in the language asked for; the message is the reason it is set aside under."""
+
+
 @dataclass(frozen=True)
 class _Group:
     """What the stores hold of one label group of one source: the names, and whether one record can have several."""
@@ -45,22 +51,28 @@ class _Group:
 _Groups = Mapping[tuple[str, str], _Group]
 
 
-@register("conversations", CORPUS)
+#: Columns of the index that the questions are made of.
+_COLUMNS = ("record_id", "patient_id", "split", "report", "report_en", "report_origin", "labels", "metadata")
+
+
+@register("conversations", "labels")
 def map_labels(
     stores: Any,
     *,
     tasks: Sequence[str] | None = None,
     phrasings: str | Sequence[int] = "several",
+    language: str = "en",
     seed: int = 0,
     splits: Mapping[str, str] | None = None,
     limit: int | None = None,
-) -> MapResult:
+) -> Iterator[Outcome]:
     """One question and its answer for every record and task whose truth is known.
 
     stores: a SegmentStore, or several (a record in two of them is taken once). tasks: names of ``TASKS``, default all.
     phrasings: ``"several"`` chooses among all of a task's phrasings by a hash of seed, record and task, a list of
-    indices among those only (so that wordings can be held out), ``"one"`` takes always the first. splits: patient id
-    → split; default the split the store gives. limit: number of records.
+    indices among those only (so that wordings can be held out), ``"one"`` takes always the first. language: of
+    reports, ``"en"`` or ``"original"`` (as the source has them). splits: patient id → split; default the split the
+    store gives. limit: number of records.
 
     The truth, per task (whatever is not known is counted as ``<task>.<reason>`` and not asked):
     superclass, conduction, hypertrophy: where SCP-ECG statements are given (``scp:…``), a missing one is a known
@@ -68,36 +80,36 @@ def map_labels(
     group. PTB-XL's likelihoods are not read: a statement given is one that holds.
     normal: yes exactly if NORM is among the superclasses, also where another class stands beside it.
     rhythm, st, twave, qt: the labels of that group; none given means not known. axis: the label, or PTB-XL's
-    ``heart_axis`` where it names a side. rate: ``measurements.heart_rate``, rounded. report: the text as it is.
+    ``heart_axis`` where it names a side. rate: ``measurements.heart_rate``, rounded. findings: the classes of CPSC2018
+    and CODE-15% (there a missing one is known not to hold), else the AHA or SNOMED CT statements given. report: the
+    text in English; a record without one is set aside as ``no_report``, an untranslated one as
+    ``report_not_english``.
 
     Metadata of each: question_type (``yes-no``, ``choice``, ``multi-label``, ``number``, ``text``), choices (every
     possible answer of a closed task), labels (the names behind the answer), answers (of a multi-label task, its parts),
-    phrasing (index), version.
-    Raises ConfigError for an unknown task or phrasing, EcglmError for a patient without split.
+    report_origin (of a report), phrasing (index), version.
+    Raises ConfigError for an unknown task, phrasing or language, EcglmError for a patient without split.
     """
     chosen_tasks = _known_tasks(tasks)
     allowed = _allowed_phrasings(phrasings, chosen_tasks)
-    rows = _rows(stores, limit)
-    groups = _label_groups(rows)
-    conversations: list[Conversation] = []
-    rejected: list[dict[str, str]] = []
-    reasons: dict[str, int] = {}
-    for row in rows:
-        split = _split(row, splits)
+    if language not in LANGUAGES:
+        known = ", ".join(LANGUAGES)
+        raise ConfigError(f"labels: no language '{language}'{nearest(language, LANGUAGES)}; known: {known}")
+    groups = _label_groups(record_rows(stores, ("labels",), limit))
+    truths = {**_TRUTHS, "report": _report(language)}
+    for row in record_rows(stores, _COLUMNS, limit):
+        record, split = str(row["record_id"]), _split(row, splits)
         for task in chosen_tasks:
-            record = str(row["record_id"])
             try:
-                truth = _TRUTHS[task](row, groups)
+                truth = truths[task](row, groups)
                 index = _phrasing(allowed[task], seed, record, task)
-                conversations.append(_conversation(row, task, split, truth, index))
+                yield _conversation(row, task, split, truth, index)
             except _NotAsked as reason:
-                heading = f"{task}.{reason}"
-                reasons[heading] = reasons.get(heading, 0) + 1
+                yield NotAsked(f"{task}.{reason}")
+            except _NoReport as reason:
+                yield SetAside(f"{record}/{task}", str(reason))
             except RejectedRecord as error:
-                rejected.append({"item": f"{record}/{task}", "reason": error.reason, "detail": error.detail})
-                reasons[error.reason] = reasons.get(error.reason, 0) + 1
-    counts = {"in": len(rows) * len(chosen_tasks), "mapped": len(conversations), **dict(sorted(reasons.items()))}
-    return MapResult(conversations, counts, rejected)
+                yield Reject(f"{record}/{task}", error.reason, error.detail)
 
 
 def _known_tasks(tasks: Sequence[str] | None) -> tuple[str, ...]:
@@ -123,18 +135,6 @@ def _allowed_phrasings(phrasings: str | Sequence[int], tasks: Iterable[str]) -> 
                     f"labels: phrasings {list(chosen)}: task '{task}' has 0 to {len(words.PHRASINGS[task]) - 1}"
                 )
     return dict.fromkeys(tasks, chosen)
-
-
-def _rows(stores: Any, limit: int | None) -> list[dict[str, Any]]:
-    """The index row of each record's first segment, every record once."""
-    rows: dict[str, dict[str, Any]] = {}
-    for store in stores if isinstance(stores, list | tuple) else [stores]:
-        for record in store.records():
-            if limit is not None and len(rows) >= limit:
-                break
-            if record not in rows:
-                rows[record] = store.row(store.segments_of(record)[0])
-    return list(rows.values())
 
 
 def _source(row: Mapping[str, Any]) -> str:
@@ -190,6 +190,7 @@ def _conversation(row: Mapping[str, Any], task: str, split: str, truth: _Truth, 
             "choices": list(truth.choices),
             "labels": list(truth.labels),
             **({"answers": list(truth.answers)} if truth.question_type == "multi-label" else {}),
+            **({"report_origin": row.get("report_origin") or ""} if task == "report" else {}),
             "phrasing": index,
             "version": VERSION,
         },
@@ -286,11 +287,27 @@ def _rate(row: Mapping[str, Any], groups: _Groups) -> _Truth:
     return _Truth(f"{rate:.0f} bpm", "number")  # halves to the even number, as in the reports
 
 
-def _report(row: Mapping[str, Any], groups: _Groups) -> _Truth:
-    text = clean_text(row["report"] or "")
-    if not text:
-        raise _NotAsked("empty_report")
-    return _Truth(text, "text")
+def _report(language: str) -> Callable[[Mapping[str, Any], _Groups], _Truth]:
+    def truth(row: Mapping[str, Any], groups: _Groups) -> _Truth:
+        original = clean_text(row.get("report") or "")
+        text = clean_text(row.get("report_en") or "") if language == "en" else original
+        if not text:
+            raise _NoReport("report_not_english" if original else "no_report")
+        return _Truth(text, "text")
+
+    return truth
+
+
+def _findings(row: Mapping[str, Any], groups: _Groups) -> _Truth:
+    source = _source(row)
+    group = next((name for name in ("cpsc", "code15", "aha", "dx") if _names(row, name)), "")
+    if not group and source != "code15":
+        raise _NotAsked("not_labelled")
+    if group in ("", "code15"):
+        names, none = _names(row, "code15"), words.NO_CODE_15_CLASS
+        return _closed(names, "code15", tuple(words.CODE_15_CLASSES), several=True, none=none)
+    vocabulary = tuple(words.CPSC_CLASSES) if group == "cpsc" else groups[source, group].names
+    return _closed(_names(row, group), group, vocabulary, several=True)
 
 
 _TRUTHS: dict[str, Callable[[Mapping[str, Any], _Groups], _Truth]] = {
@@ -304,5 +321,6 @@ _TRUTHS: dict[str, Callable[[Mapping[str, Any], _Groups], _Truth]] = {
     "hypertrophy": _by_statements("hypertrophy", words.SCP_HYPERTROPHY, words.NO_HYPERTROPHY),
     "twave": _by_group("twave"),
     "qt": _by_group("qt"),
-    "report": _report,
+    "report": _report("en"),
+    "findings": _findings,
 }

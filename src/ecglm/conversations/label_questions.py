@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ecglm.records.aha_codes import STATEMENTS
+from ecglm.records.snomed import SNOMED
+
 #: Several neutral ways to ask each task's question. Their order is part of the version: append, never reorder.
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "superclass": (
@@ -92,6 +95,14 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "What would the report of this tracing say?",
         "Summarise this ECG in a report.",
     ),
+    "findings": (
+        "Which findings does this ECG show?",
+        "What are the diagnoses of this ECG?",
+        "List the findings in this recording.",
+        "Name everything this tracing shows.",
+        "Which diagnostic statements apply to this ECG?",
+        "What does this ECG show?",
+    ),
 }
 
 SUPERCLASSES: dict[str, str] = {
@@ -153,6 +164,29 @@ AXES: dict[str, str] = {
 #: and SAG a sagittal one: none of them is a side, so they are not asked.
 PTB_XL_AXES: dict[str, str] = {"MID": "normal", "LAD": "left", "ALAD": "left", "RAD": "right", "ARAD": "right"}
 
+#: The nine classes of CPSC2018.
+CPSC_CLASSES: dict[str, str] = {
+    "NORM": "normal ECG",
+    "AF": "atrial fibrillation",
+    "I-AVB": "first degree AV block",
+    "LBBB": "left bundle branch block",
+    "RBBB": "right bundle branch block",
+    "PAC": "premature atrial complexes",
+    "PVC": "premature ventricular complexes",
+    "STD": "ST depression",
+    "STE": "ST elevation",
+}
+#: The six abnormalities of CODE-15%; each of its exams is judged for all of them.
+CODE_15_CLASSES: dict[str, str] = {
+    "1dAVb": "first degree AV block",
+    "RBBB": "right bundle branch block",
+    "LBBB": "left bundle branch block",
+    "SB": "sinus bradycardia",
+    "ST": "sinus tachycardia",
+    "AF": "atrial fibrillation",
+}
+NO_CODE_15_CLASS = "none of the six abnormalities"
+
 _TERRITORIES = ("anterior", "inferior", "lateral")
 
 #: Label group → label name → the answer it is read as, in canonical order. A name that is not here is read with
@@ -189,4 +223,9 @@ ANSWERS: dict[str, dict[str, str]] = {
         **{f"inversion_{place}": f"{place} T wave inversion" for place in _TERRITORIES},
     },
     "qt": {"normal": "normal QT interval", "long": "prolonged QT interval"},
+    "cpsc": CPSC_CLASSES,
+    "code15": CODE_15_CLASSES,
+    "dx": dict(SNOMED.values()),
+    # a comma divides the answers of a list
+    "aha": {str(code): name.replace(",", "") for code, name in STATEMENTS.items()},
 }

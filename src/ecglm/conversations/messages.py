@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecglm.errors import RejectedRecord
+from ecglm.files import canonical_json
 from ecglm.types import ECG_MARK, Turn
 
 #: The names of roles in the corpora → ours.
@@ -22,6 +23,8 @@ ROLES: dict[str, str] = {
 _ROLE_KEYS = ("from", "role")
 _TEXT_KEYS = ("value", "content")
 _LIST_KEYS = ("conversations", "conversation", "messages")
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
+_IMAGE_WORD = re.compile(r"\bimage(s?)\b", re.IGNORECASE)
 # A mark and the one line break that may follow it; blanks around both carry no meaning in any corpus.
 _MARK = re.compile(r"<(?:ecg|image)>[ \t]*\n?", re.IGNORECASE)
 
@@ -31,10 +34,17 @@ def clean_text(text: str) -> str:
 
     Raises RejectedRecord ``bad_characters`` for NUL and lone surrogates: no tokenizer reads them back as they were.
     """
-    for position, character in enumerate(text):
-        if character == "\0" or "\ud800" <= character <= "\udfff":
-            raise RejectedRecord("bad_characters", f"U+{ord(character):04X} at character {position}")
+    if bad := _UNREADABLE.search(text):
+        raise RejectedRecord("bad_characters", f"U+{ord(bad.group()):04X} at character {bad.start()}")
     return unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise RejectedRecord ``bad_characters`` where a text among metadata is not to be written (lone surrogates)."""
+    try:
+        canonical_json(dict(metadata)).encode()
+    except UnicodeEncodeError as error:
+        raise RejectedRecord("bad_characters", f"metadata: {error.object[max(error.start - 20, 0) :]!r:.60}") from error
 
 
 def join_value(value: object, separator: str | None = None) -> str:
@@ -84,12 +94,14 @@ def make_turns(
     *,
     separator: str | None = None,
     strip_prefixes: Sequence[str] = (),
+    say_signal: bool = False,
 ) -> tuple[Turn, ...]:
     """Turns of a conversation about ``num_ecgs`` ECGs from (role, value) pairs, checked by ``check_turns``.
 
     Roles become ours, ``<image>`` and ``<ecg>`` of any case become ``<ecg>``, followed by one line break where text
     follows on a turn's first mark. Without any mark, ``num_ecgs`` marks are put before the first user turn's text.
     separator: how lists of strings are joined. strip_prefixes: e.g. ``("user:",)``, cut off user and assistant turns.
+    say_signal: in user turns the word ``image`` becomes ``signal`` (see ``rewrite_image``).
     Raises RejectedRecord: ``unknown_role``, ``bad_value``, ``bad_characters``, and those of ``check_turns``.
     """
     turns: list[Turn] = []
@@ -101,10 +113,11 @@ def make_turns(
         for prefix in strip_prefixes:
             if role != "system" and text.lower().startswith(prefix.lower()):
                 text = text[len(prefix) :].lstrip()
-        turns.append(Turn(role, _our_marks(text)))
+        text = _our_marks(text)
+        turns.append(Turn(role, rewrite_image(text) if say_signal and role == "user" else text))
     if num_ecgs and not any(ECG_MARK in turn.text for turn in turns):
         first = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
-        if first is not None:
+        if first is not None and turns[first].text:  # a mark does not make an empty question one
             turns[first] = Turn("user", show_ecgs(turns[first].text, num_ecgs))
     check_turns(turns, num_ecgs)
     return tuple(turns)
@@ -117,6 +130,17 @@ def _our_marks(text: str) -> str:
         return ECG_MARK + ("\n" if leads_the_turn or keeps_break else match.group()[match.group().index(">") + 1 :])
 
     return _MARK.sub(replace, text).strip()
+
+
+def rewrite_image(text: str) -> str:
+    """``text`` with ``signal`` for every whole word ``image``, plural and case (image, Image, IMAGE) kept."""
+
+    def replace(match: re.Match[str]) -> str:
+        word = match.group()
+        new = "SIGNAL" if word[:5].isupper() else "Signal" if word[0].isupper() else "signal"
+        return new + match.group(1)
+
+    return _IMAGE_WORD.sub(replace, text)
 
 
 def show_ecgs(question: str, num_ecgs: int) -> str:

@@ -1,17 +1,25 @@
-"""Conversations on disk: one Parquet row each, a reject log and a manifest beside the file."""
+"""Conversations on disk, written and read as streams: Parquet, a reject log and a manifest beside the file."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecglm.conversations.messages import check_turns
+from ecglm.conversations.outcomes import MapResult as MapResult
+from ecglm.conversations.outcomes import NotAsked as NotAsked
+from ecglm.conversations.outcomes import Outcome as Outcome
+from ecglm.conversations.outcomes import Reject as Reject
+from ecglm.conversations.outcomes import SetAside as SetAside
+from ecglm.conversations.outcomes import Tally
+from ecglm.conversations.outcomes import collect as collect
+from ecglm.conversations.seen import Seen
 from ecglm.errors import EcglmError, RejectedRecord, StaleOutputError, TornOutputError
 from ecglm.files import (
     atomic_path,
@@ -21,11 +29,11 @@ from ecglm.files import (
     read_json,
     read_manifest,
     write_manifest,
-    write_text,
 )
 from ecglm.types import SPLITS, Conversation, Turn
 
 KIND = "conversations"
+_TURN = pa.struct([("role", pa.string()), ("text", pa.string())])
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -34,41 +42,34 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("ecgs", pa.list_(pa.string())),
         ("patients", pa.list_(pa.string())),
-        ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+        ("turns", pa.list_(_TURN)),
         ("source_id", pa.string()),
         ("metadata", pa.string()),
     ]
 )
 _PLAN = b"ecglm.plan"  # in the Parquet file itself: tells an unfinished output of ours from somebody else's file
+#: A row group ends after so many rows, or so many characters of text: this bounds the memory of both ends.
+ROW_GROUP, ROW_GROUP_CHARACTERS = 10_000, 1 << 25
 
 
-@dataclass(frozen=True)
-class MapResult:
-    """What mapping a corpus gives.
-
-    counts: ``in`` = ``mapped`` + every reason; each reason is counted once per item. rejected: items that cannot be
-    used, ``{"item", "reason", "detail"}``. set_aside: items counted under their own heading that are no rejects
-    (a question whose ECG is in no store), same keys; items that were never a question are only in ``counts``.
-    """
-
-    conversations: list[Conversation]
-    counts: dict[str, int]
-    rejected: list[dict[str, str]] = field(default_factory=list)
-    set_aside: list[dict[str, str]] = field(default_factory=list)
-
-    def check_rejects(self, max_reject: float = 0.05) -> None:
-        """Raise EcglmError when more than this fraction of the items was rejected."""
-        if len(self.rejected) > max_reject * max(self.counts["in"], 1):
-            reasons = sorted({row["reason"] for row in self.rejected})
-            raise EcglmError(
-                f"{len(self.rejected)} of {self.counts['in']} items were rejected ({', '.join(reasons)}), more than "
-                f"the allowed {max_reject:.1%}; see the reject log, or raise --max-reject"
-            )
+def check_rejects(manifest: Mapping[str, Any], path: str | Path, max_reject: float = 0.05) -> None:
+    """Raise EcglmError when more than this fraction of the items behind a conversations file was rejected."""
+    reasons, total = manifest.get("rejected", {}), manifest.get("counts", {}).get("in", 0)
+    if (rejected := sum(reasons.values())) > max_reject * max(total, 1):
+        raise EcglmError(
+            f"{rejected} of {total} items were rejected ({', '.join(sorted(reasons))}), more than the allowed "
+            f"{max_reject:.1%}; see {log_path(path, 'rejects')}, or raise --max-reject"
+        )
 
 
 def manifest_path(path: str | Path) -> Path:
     """``<file>.manifest.json``: it is written last, so its presence means the conversations are complete."""
     return Path(f"{path}.manifest.json")
+
+
+def log_path(path: str | Path, name: str) -> Path:
+    """``<file>.rejects.jsonl`` or ``<file>.set_aside.jsonl``."""
+    return Path(f"{path}.{name}.jsonl")
 
 
 def is_finished(
@@ -108,75 +109,120 @@ def _plan_in_file(path: Path) -> str:
 
 def write_conversations(
     path: str | Path,
-    conversations: Sequence[Conversation] | MapResult,
+    outcomes: Iterable[Outcome] | MapResult,
     settings: Mapping[str, Any],
     inputs: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write conversations to ``path`` (Parquet) and return the manifest; the same input gives the same bytes.
 
-    Of a MapResult the counts go into the manifest, and rejects and items set aside into ``<file>.rejects.jsonl``
-    and ``<file>.set_aside.jsonl``. A finished output with the same settings and inputs is reused as it is.
+    A list of conversations is written as it is. A stream of outcomes (or a MapResult) is written as it comes, in row
+    groups, with memory for one of them: its counts go into the manifest (``in`` = ``mapped`` + every reason), rejects
+    and items set aside into ``<file>.rejects.jsonl`` and ``<file>.set_aside.jsonl``. facts: more for the manifest,
+    read when the stream has ended. A finished output with the same settings and inputs is reused as it is; then the
+    stream is not even begun.
     Raises StaleOutputError (see ``is_finished``) and EcglmError for no conversation at all, a duplicate id, or a
     conversation that breaks the rules of ``check_turns``.
     """
     target = Path(path)
     if is_finished(target, settings, inputs, overwrite=overwrite):
         return read_manifest(manifest_path(target), KIND)
-    result = conversations if isinstance(conversations, MapResult) else None
-    rows = result.conversations if result else list(conversations)  # type: ignore[arg-type]
-    if not rows:
-        why = f" ({', '.join(f'{name}: {n}' for name, n in result.counts.items())})" if result else ""
-        raise EcglmError(f"{target}: no conversation to write{why}; check that the stores hold the corpus' ECGs")
-    _check(rows, str(target))
-    table = pa.Table.from_pylist([_row(row) for row in rows], schema=SCHEMA)
-    table = table.replace_schema_metadata({_PLAN: plan_fingerprint(KIND, settings, inputs).encode()})
-    manifest_path(target).unlink(missing_ok=True)
-    with atomic_path(target) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=10_000)
-    outputs = {target.name: file_sha256(target)}
-    facts: dict[str, Any] = {"num_conversations": len(rows), "splits": _count(c.split for c in rows)}
-    if result:
-        facts["counts"] = result.counts
-        for suffix, log in (("rejects", result.rejected), ("set_aside", result.set_aside)):
-            log_path = Path(f"{target}.{suffix}.jsonl")
-            write_text(log_path, "".join(canonical_json(line) + "\n" for line in log))
-            outputs[log_path.name] = file_sha256(log_path)
-    return write_manifest(manifest_path(target), KIND, settings, inputs, outputs, **facts)
+    plain = isinstance(outcomes, Sequence)
+    stream = outcomes.outcomes() if isinstance(outcomes, MapResult) else outcomes
+    tally, check = Tally(), _Check(str(target))
+    schema = SCHEMA.with_metadata({_PLAN: plan_fingerprint(KIND, settings, inputs).encode()})
+    names = () if plain else ("rejects", "set_aside")
+    with contextlib.ExitStack() as stack:
+        logs: dict[str, IO[str]] = {}
+        for name in names:
+            temporary = stack.enter_context(atomic_path(log_path(target, name)))
+            # what a log quotes may hold a lone surrogate: it is written as JSON escapes it
+            logs[name] = stack.enter_context(open(temporary, "w", encoding="utf-8", errors="backslashreplace"))
+        file = stack.enter_context(atomic_path(target))
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for group in _row_groups(_counted(stream, tally, check, logs)):
+                writer.write_table(_table(group, schema), row_group_size=len(group))
+        if not tally.counts["mapped"]:
+            raise EcglmError(f"{target}: {_nothing(tally)}")
+        manifest_path(target).unlink(missing_ok=True)
+    told: dict[str, Any] = {"num_conversations": tally.counts["mapped"], "splits": dict(sorted(tally.splits.items()))}
+    if not plain:
+        told |= {"counts": tally.counts, "rejected": tally.rejected}
+    for stale in {"rejects", "set_aside"} - set(names):
+        log_path(target, stale).unlink(missing_ok=True)
+    outputs = {file.name: file_sha256(file) for file in (target, *(log_path(target, name) for name in names))}
+    return write_manifest(manifest_path(target), KIND, settings, inputs, outputs, **told, **(facts or {}))
 
 
-def _count(values: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return dict(sorted(counts.items()))
+def _counted(
+    stream: Iterable[Outcome], tally: Tally, check: _Check, logs: Mapping[str, IO[str]]
+) -> Iterator[Conversation]:
+    """The conversations of a stream; everything is counted, and what is no conversation goes to its log."""
+    for outcome in stream:
+        tally.add(outcome)
+        if isinstance(outcome, Conversation):
+            check(outcome)
+            yield outcome
+        elif not isinstance(outcome, NotAsked):
+            log = logs["rejects" if isinstance(outcome, Reject) else "set_aside"]
+            log.write(canonical_json(vars(outcome)) + "\n")
 
 
-def _row(conversation: Conversation) -> dict[str, Any]:
-    return {
-        "id": conversation.id,
-        "corpus": conversation.corpus,
-        "task": conversation.task,
-        "split": conversation.split,
-        "ecgs": list(conversation.ecgs),
-        "patients": list(conversation.patients),
-        "turns": [{"role": turn.role, "text": turn.text} for turn in conversation.turns],
-        "source_id": conversation.source_id,
-        "metadata": canonical_json(dict(conversation.metadata)),
+def _nothing(tally: Tally) -> str:
+    counts = ", ".join(f"{name}: {n}" for name, n in tally.counts.items())
+    first = tally.firsts.get(Reject) or tally.firsts.get(SetAside)
+    told = f"; the first: {first.item}: {first.detail}" if isinstance(first, Reject | SetAside) else ""
+    return f"no conversation to write ({counts}{told}); check that the stores hold the corpus' ECGs"
+
+
+def _row_groups(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    group: list[Conversation] = []
+    characters = 0
+    for conversation in conversations:
+        group.append(conversation)
+        characters += sum(len(turn.text) for turn in conversation.turns)
+        if len(group) >= ROW_GROUP or characters >= ROW_GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+def _table(group: Sequence[Conversation], schema: pa.Schema) -> pa.Table:
+    turns = [turn for conversation in group for turn in conversation.turns]
+    offsets = [0]
+    for conversation in group:
+        offsets.append(offsets[-1] + len(conversation.turns))
+    spoken = pa.StructArray.from_arrays(
+        [pa.array([t.role for t in turns], pa.string()), pa.array([t.text for t in turns], pa.string())],
+        fields=list(_TURN),
+    )
+    columns = {
+        "ecgs": pa.array([list(c.ecgs) for c in group], SCHEMA.field("ecgs").type),
+        "patients": pa.array([list(c.patients) for c in group], SCHEMA.field("patients").type),
+        "turns": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), spoken),
+        "metadata": pa.array([canonical_json(dict(c.metadata)) for c in group], pa.string()),
     }
+    for name in ("id", "corpus", "task", "split", "source_id"):
+        columns[name] = pa.array([getattr(c, name) for c in group], pa.string())
+    return pa.Table.from_arrays([columns[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
 
 
-def _check(conversations: Sequence[Conversation], where: str) -> None:
-    """Raise EcglmError for the first conversation that breaks a rule; ``where`` opens the message."""
-    seen: set[str] = set()
-    for number, conversation in enumerate(conversations):
-        place = f"{where}, row {number} ({conversation.id or 'no id'})"
+class _Check:
+    """Raises EcglmError for a conversation that breaks a rule; ``where`` opens the message."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.number, self.seen = where, 0, Seen()
+
+    def __call__(self, conversation: Conversation) -> None:
+        number, self.number = self.number, self.number + 1
+        place = f"{self.where}, row {number} ({conversation.id or 'no id'})"
         if not conversation.id or not conversation.task:
             raise EcglmError(f"{place}: id and task must not be empty")
-        if conversation.id in seen:
-            raise EcglmError(f"{place}: the id stands twice; ids must be unique")
-        seen.add(conversation.id)
+        if (first := self.seen.add(conversation.id, number)) is not None:
+            raise EcglmError(f"{place}: the id stands twice, first in row {first}; ids must be unique")
         if conversation.split not in (*SPLITS, ""):
             raise EcglmError(f"{place}: split '{conversation.split}' is none of {', '.join(SPLITS)}")
         if len(conversation.patients) != len(conversation.ecgs):
@@ -189,14 +235,13 @@ def _check(conversations: Sequence[Conversation], where: str) -> None:
             raise EcglmError(f"{place}: field turns: {error}") from error
 
 
-def read_conversations(
+def iter_conversations(
     path: str | Path,
     *,
     split: str | Collection[str] | None = None,
     task: str | Collection[str] | None = None,
-    limit: int | None = None,
-) -> list[Conversation]:
-    """Conversations of a file in its order, those of the given split(s) and task(s) only, at most ``limit``.
+) -> Iterator[Conversation]:
+    """Conversations of a file in its order, those of the given split(s) and task(s) only, with bounded memory.
 
     Raises TornOutputError when the manifest is missing or the file is not the one it was written for, and EcglmError
     naming the row and the field when the content breaks a rule.
@@ -207,17 +252,30 @@ def read_conversations(
     manifest = read_manifest(manifest_path(target), KIND)
     if file_sha256(target) != manifest["outputs"].get(target.name):
         raise TornOutputError(f"{target}: is not the file its manifest was written for; make it again")
-    try:
-        table = pq.read_table(target, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TornOutputError(f"{target}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
-    _check_schema(table.schema, target)
-    conversations = [_conversation(row, target, number) for number, row in enumerate(table.to_pylist())]
-    _check(conversations, str(target))
     splits = {split} if isinstance(split, str) else split
     tasks = {task} if isinstance(task, str) else task
-    kept = [c for c in conversations if (splits is None or c.split in splits) and (tasks is None or c.task in tasks)]
-    return kept if limit is None else kept[:limit]
+    check = _Check(str(target))
+    for row in _rows(target):
+        conversation = _conversation(row, target, check.number)
+        check(conversation)
+        if (splits is None or conversation.split in splits) and (tasks is None or conversation.task in tasks):
+            yield conversation
+
+
+def read_conversations(
+    path: str | Path,
+    *,
+    split: str | Collection[str] | None = None,
+    task: str | Collection[str] | None = None,
+    limit: int | None = None,
+) -> list[Conversation]:
+    """The list of what ``iter_conversations`` gives, at most ``limit``; raises what it raises."""
+    kept: list[Conversation] = []
+    for conversation in iter_conversations(path, split=split, task=task):
+        if limit is not None and len(kept) >= limit:
+            break
+        kept.append(conversation)
+    return kept
 
 
 def conversations_fingerprint(path: str | Path) -> str:
@@ -225,6 +283,16 @@ def conversations_fingerprint(path: str | Path) -> str:
     if not Path(path).exists():
         raise EcglmError(f"{path}: no such file; `ecglm map` makes it")
     return str(read_manifest(manifest_path(path), KIND)["outputs"][Path(path).name])
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(file.schema_arrow, path)
+            for batch in file.iter_batches(batch_size=4096):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TornOutputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
 
 
 def _check_schema(schema: pa.Schema, path: Path) -> None:

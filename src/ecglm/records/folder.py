@@ -36,7 +36,8 @@ class Folder:
 
     Found recursively, one record per file. A ``.mat`` in a folder that has headers is the data of a WFDB record.
     rate (Hz), leads (``"I,II,V1"`` or ``"standard"``), units (``mV``, ``uV``, ``V``): for files that do not say.
-    dataset: the one to read of HDF5 files that hold several.
+    dataset: the one to read of HDF5 files that hold several. report_language: of the reports in ``metadata.csv``; those
+    in another language than ``en`` have no English text.
 
     ``metadata.csv`` in ``root`` is optional. It has a column ``file`` (path below ``root``) or ``record_id`` and any of
     ``patient_id, report, labels`` (separated by ``;``, each ``group:name`` or a bare name, which becomes
@@ -49,6 +50,7 @@ class Folder:
     leads: str | None = None
     units: str | None = None
     dataset: str | None = None
+    report_language: str = "en"
     name = "folder"
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class Folder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker gets the options, and lists the folder once however many tasks it is sent.
-        return _shared, (self.root, self.rate, self.leads, self.units, self.dataset)
+        return _shared, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def version(self) -> str:
         """A user's folder has no version."""
@@ -67,8 +69,8 @@ class Folder:
         table = self.root / METADATA
         return {
             "source": self.name,
-            "reader": 2,
-            "options": {"rate": self.rate, "leads": self.leads, "units": self.units, "dataset": self.dataset},
+            "reader": 3,
+            "options": {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "root"},
             "metadata": file_sha256(table) if table.exists() else None,
             "files": fingerprint(self._listing.sizes),
         }
@@ -104,13 +106,19 @@ class Folder:
         if not row:
             return record
         facts: dict[str, Any] = {name: row[name] for name in ("age", "sex") if name in row}
+        report = row.get("report") or ""
+        english = bool(report) and self.report_language == "en"
+        if report:
+            facts["report_language"] = self.report_language
         return dataclasses.replace(
             record,
             patient_id=f"{self.name}/{row['patient_id']}" if row.get("patient_id") else key,
             patient_known=bool(row.get("patient_id")),
             fold=row.get("fold"),
             split=row.get("split") or "",
-            report=row.get("report") or "",
+            report=report,
+            report_en=report if english else "",
+            report_origin="original" if english else "",
             labels=row.get("labels") or (),
             metadata={**record.metadata, **facts},
         )
@@ -148,8 +156,8 @@ class Folder:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared(root: Path, rate: float | None, leads: str | None, units: str | None, dataset: str | None) -> Folder:
-    return Folder(root=root, rate=rate, leads=leads, units=units, dataset=dataset)
+def _shared(*options: Any) -> Folder:
+    return Folder(**dict(zip((field.name for field in dataclasses.fields(Folder)), options, strict=True)))
 
 
 def _as_settings(message: str) -> str:

@@ -18,7 +18,7 @@ from ecglm.registry import register
 from ecglm.types import LEADS, Record
 
 #: Changes whenever the same options give other records.
-VERSION = "1"
+VERSION = "2"
 
 _KEY = re.compile(r"synthetic/s(\d+)-p(\d{5,})-(\d+)")
 
@@ -107,13 +107,16 @@ class Synthetic:
         if self.artefacts:
             signal, artefacts = add_artefacts(signal, noise_rng, self.rate, spare=findings.conduction, lvh=findings.lvh)
         labels = labels_of(findings, truth.measurements, artefacts)
+        report = report_of(labels, truth.measurements)
         return Record(
             record_id=key,
             signal=signal,
             sampling_rate=float(self.rate),
             leads=LEADS,
             patient_id=patient_id,
-            report=report_of(labels, truth.measurements),
+            report=report,
+            report_en=report,
+            report_origin="original",
             labels=labels,
             metadata={
                 "age": patient.age,

@@ -130,10 +130,12 @@ def audit_(data: Files, store: Stores) -> int:
     """
     from itertools import chain
 
-    from ecglm.conversations.table import iter_conversations
+    from ecglm.conversations.table import conversations_fingerprint, iter_conversations
     from ecglm.store.audit import audit
     from ecglm.store.reader import SegmentStore
 
+    for file in data:  # a mistyped name is told before the stores are read
+        conversations_fingerprint(file)
     report = audit(chain.from_iterable(map(iter_conversations, data)), [SegmentStore(s) for s in store])
     tell(report.lines())
     return 0 if report.ok else 1
