@@ -24,6 +24,7 @@ def predict_(
     batch_size: int = 32,
     max_new_tokens: int = 128,
     limit: int | None = None,
+    allow_seen: bool = False,
     dev: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -42,6 +43,7 @@ def predict_(
         batch_size: conversations at a time; the answers do not depend on it.
         max_new_tokens: longest answer.
         limit: questions about at most so many ECGs.
+        allow_seen: answer also about patients the model was trained on.
         dev: questions about at most 4 ECGs, unless --limit says otherwise.
         overwrite: replace predictions made with other settings.
     """
@@ -59,6 +61,7 @@ def predict_(
         history=history,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        allow_seen=allow_seen,
         limit=4 if dev and limit is None else limit,
         overwrite=overwrite,
         say=say,
