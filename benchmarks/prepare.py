@@ -1,7 +1,9 @@
 """Records per second of ``ecglm prepare`` on real 500 Hz PTB-XL records, against the original chain per record.
 
-One process and one worker each, in turn within one run, medians over the repeats; the baseline is first shown equal to
-the golden arrays, and the ``ecg_bench`` store equal to the baseline's segments. Data: ECGLM_SHARED_DATA (default
+One process and one worker each, in turn within one run, medians over the repeats, everything included: reading,
+pipeline, quality measures, shards, index, checksums, manifest. The baseline is first shown equal to the golden arrays,
+and the ``ecg_bench`` store equal to the baseline's segments. Then one and two workers on the same records many times
+over. Data: ECGLM_SHARED_DATA (default
 ``../shared/data`` beside the repository). PTB-XL: Wagner et al., PhysioNet, CC BY 4.0.
 """
 
@@ -13,13 +15,16 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy is imported
 
 import argparse  # noqa: E402
+import dataclasses  # noqa: E402
 import json  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
@@ -28,15 +33,42 @@ from ecglm.records.ptb_xl import PtbXl  # noqa: E402
 from ecglm.signals.pipeline import get_pipeline  # noqa: E402
 from ecglm.store.prepare import prepare  # noqa: E402
 from ecglm.store.reader import SegmentStore  # noqa: E402
+from ecglm.types import Record  # noqa: E402
 
 SEG_LEN = 2500
-BAR = 5.0
-RATED_BASELINE_MS = 20.0
+NOTCH = "default, notch 50 Hz"
+#: Least throughput as a multiple of the original chain's; least gain of a second worker.
+BARS = {NOTCH: 20.0, "ecg_bench": 3.0}
+WORKERS_BAR = 1.6
 PIPELINES = {
     "default": get_pipeline("default", seg_len=SEG_LEN),
-    "default, notch 50 Hz": get_pipeline("default", seg_len=SEG_LEN, mains=50.0),
+    NOTCH: get_pipeline("default", seg_len=SEG_LEN, mains=50.0),
     "ecg_bench": get_pipeline("ecg_bench", seg_len=SEG_LEN),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicated:
+    """The records of ``source``, each ``times`` times under ids of their own: a larger source."""
+
+    source: PtbXl
+    times: int
+    name = "ptb-xl-replicated"
+
+    def version(self) -> str:
+        return self.source.version()
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {**self.source.fingerprint(), "times": self.times}
+
+    def keys(self) -> list[str]:
+        return [f"{key}/{copy}" for copy in range(self.times) for key in self.source.keys()]
+
+    def read(self, key: str) -> Record:
+        return dataclasses.replace(self.source.read(key.rpartition("/")[0]), record_id=key)
+
+    def accounting(self) -> dict[str, list[str]]:
+        return {}
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
@@ -59,9 +91,10 @@ def check_equal(store: SegmentStore, folder: Path) -> float:
 
 
 def main() -> int:
-    """Print a table, then one JSON line; 1 when the bar is missed."""
+    """Print a table, then one JSON line; 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--copies", type=int, default=60, help="copies of each record in the run with two workers")
     options = parser.parse_args()
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     data = Path(os.environ.get("ECGLM_SHARED_DATA", beside))
@@ -97,29 +130,40 @@ def main() -> int:
                 times[name].append(seconds(lambda name=name, out=out: run_ours(name, out)))
                 if name == "ecg_bench":
                     difference = max(difference, check_equal(SegmentStore(out), files))
+        many = Replicated(source=PtbXl(root=data / "ptb-xl", resolution="500"), times=options.copies)
+        rates = {}
+        for workers in (1, 2):
+            out = Path(scratch) / f"workers-{workers}"
+            wall, _ = seconds(
+                lambda workers=workers, out=out: prepare(many, PIPELINES[NOTCH], out, workers=workers, progress=False)
+            )
+            rates[workers] = options.copies * len(headers) / wall
     spent = {name: statistics.median(wall for wall, _ in values) / len(headers) for name, values in times.items()}
     cpu = {name: statistics.median(used for _, used in values) / len(headers) for name, values in times.items()}
     base = spent["original chain"]
     print(f"{len(headers)} PTB-XL records, 500 Hz, 10 s; {options.repeats} interleaved repeats, medians")
-    print(f"{'':24}{'ms/record':>10}{'CPU ms':>8}{'records/s':>11}{'ratio':>8}")
+    print(f"{'':24}{'ms/record':>10}{'CPU ms':>8}{'records/s':>11}{'ratio':>8}{'bar':>6}")
     for name, value in spent.items():
-        print(f"{name:24}{value * 1e3:10.2f}{cpu[name] * 1e3:8.2f}{1 / value:11.0f}{base / value:8.1f}")
+        bar = f"{BARS[name]:6.0f}" if name in BARS else ""
+        print(f"{name:24}{value * 1e3:10.2f}{cpu[name] * 1e3:8.2f}{1 / value:11.0f}{base / value:8.1f}{bar}")
+    gain = rates[2] / rates[1]
+    total = options.copies * len(headers)
+    print(f"{total} records: {rates[1]:.0f} records/s with 1 worker, {rates[2]:.0f} with 2: {gain:.2f}x")
     ratios = {name: base / spent[name] for name in PIPELINES}
-    # A slow baseline earns nothing: the bar must also hold against one of 20 ms, in processor time, which other
-    # programs on the machine stretch less than wall time.
-    rated = min(cpu["original chain"], RATED_BASELINE_MS / 1e3) / cpu["default"]
-    passed = min(ratios["default"], rated) >= BAR
+    passed = all(ratios[name] >= bar for name, bar in BARS.items()) and gain >= WORKERS_BAR
     result = {
         "benchmark": "prepare",
-        "ratio": round(ratios["default"], 2),
-        "cpu_ratio_against_at_most_20_ms": round(rated, 2),
-        "ratio_default_notch": round(ratios["default, notch 50 Hz"], 2),
+        "ratio": round(ratios[NOTCH], 2),
+        "ratio_default": round(ratios["default"], 2),
         "ratio_ecg_bench": round(ratios["ecg_bench"], 2),
+        "ratio_two_workers": round(gain, 2),
+        "ratio_one_worker_many_records": round(base * rates[1], 2),  # no bar: costs once per run weigh less there
+        "records_per_s": {str(workers): round(rate) for workers, rate in rates.items()},
         "ms_per_record": {name: round(value * 1e3, 3) for name, value in spent.items()},
         "cpu_ms_per_record": {name: round(value * 1e3, 3) for name, value in cpu.items()},
         "golden_max_mv": golden,
         "ecg_bench_store_max_mv": difference,
-        "bar": BAR,
+        "bars": {"ratio": BARS[NOTCH], "ratio_ecg_bench": BARS["ecg_bench"], "ratio_two_workers": WORKERS_BAR},
         "passed": passed,
     }
     print(json.dumps(result))

@@ -27,7 +27,8 @@ class Record:
     with ``patient_known=False`` where the source has no patients. labels: ``"group:name"``, e.g. ``"superclass:NORM"``.
     report: as the source has it, in its language. report_en: the same in English, empty where it is not translated.
     report_origin: where report_en comes from: ``"original"``, ``"phrases"`` (the built-in dictionary) or
-    ``"model:<name>"``; empty without one. metadata: JSON-able facts (age, measurements in ms, reader notes under ``"notes"``).
+    ``"model:<name>"``; empty without one. metadata: JSON-able facts (age, measurements in ms, reader notes under
+    ``"notes"``).
     """
 
     record_id: str
@@ -50,13 +51,15 @@ class Segments:
     """What a pipeline makes of one record.
 
     signal: float32 ``(num_segments, 12, seg_len)`` in millivolts, canonical leads. start_s: seconds from the start of
-    the record, one per segment. rate: Hz. quality: per record, JSON-able, flags under ``"flags"``.
+    the record, one per segment. rate: Hz. quality: per record, JSON-able, flags under ``"flags"``. lead_quality:
+    measure (``signals/quality.py``) → float32 ``(num_segments, 12)``, of the raw samples behind each segment.
     """
 
     signal: np.ndarray
     start_s: tuple[float, ...]
     rate: int
     quality: Mapping[str, Any] = field(default_factory=dict)
+    lead_quality: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ from store_fakes import FakePipeline, FakeSource, tree
 
 from ecglm import files
 from ecglm.errors import ConfigError, EcglmError, StaleOutputError, TornOutputError
+from ecglm.store import finish, progress, writer
 from ecglm.store import prepare as prepare_module
-from ecglm.store import progress, writer
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
 from ecglm.store.verify import verify
+from ecglm.types import Record
 
 SOURCE, PIPELINE = store_fakes.SOURCE, FakePipeline()
 
@@ -125,7 +126,7 @@ def test_a_finished_part_that_rotted_is_made_again(tmp_path, uninterrupted, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_finish", stop)
+        patch.setattr(prepare_module, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare(SOURCE, PIPELINE, out, progress=False)
     data = bytearray((out / damaged).read_bytes())
@@ -247,6 +248,43 @@ def test_d28_eight_bad_files_have_eight_reasons(tmp_path):
     assert "32 of 40 records" in text and "rejected records: 8 (20.0%)" in text and "no_metadata 2" in text
     store = SegmentStore(out)
     assert len(store) == 64 and store.segments_of("fake/005") == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported(FakeSource):
+    """Reports as ``states`` says, one per record; everything else as the fake source has it."""
+
+    states: tuple[tuple[str, str, str], ...] = ()
+
+    def read(self, key: str) -> Record:
+        record = super().read(key)
+        report, english, origin = self.states[int(key[-3:])]
+        return replace(record, report=report, report_en=english, report_origin=origin)
+
+
+def test_the_summary_says_how_many_reports_are_empty_or_untranslated(tmp_path, monkeypatch):
+    monkeypatch.setattr(finish, "_BATCH", 3)  # batches end within records
+    states = [
+        *[("sinus rhythm", "sinus rhythm", "original")] * 3,
+        *[("Sinusrhythmus", "sinus rhythm", "phrases")] * 4,
+        *[("Verdacht auf", "suspected", "model:some/name")] * 2,
+        *[("unklarer Befund", "", "")] * 5,
+        *[("", "", ""), (" ", "", "")],
+        ("this record is rejected", "", ""),
+    ]
+    source = Reported(num=17, states=tuple(states), bad=((16, "flat"),))
+    summary = prepare(source, PIPELINE, tmp_path / "store", max_reject=1, progress=False)
+    expected = {"with_text": 14, "empty": 2, "english": 3, "phrases": 4, "model": 2, "untranslated": 5}
+    assert SegmentStore(tmp_path / "store").manifest["reports"] == summary.reports == expected
+    text = "\n".join(summary.lines())
+    assert "reports: 14 with text, 3 English, 4 by phrases, 2 by a model, 5 remain untranslated, 2 empty" in text
+    assert len(SegmentStore(tmp_path / "store").segments_of("fake/014")) == 2  # kept: its signal is good
+
+
+def test_without_any_report_the_summary_does_not_speak_of_them(tmp_path):
+    source = Reported(num=3, states=(("", "", ""),) * 3)
+    summary = prepare(source, PIPELINE, tmp_path / "store", progress=False)
+    assert summary.reports["empty"] == 3 and not any("reports:" in line for line in summary.lines())
 
 
 def test_too_many_rejects_fail_at_the_end_and_again(tmp_path):

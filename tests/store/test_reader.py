@@ -12,6 +12,7 @@ from store_fakes import SEG_LEN, signal_of
 
 from ecglm.errors import EcglmError, StaleOutputError, TornOutputError
 from ecglm.store.reader import SegmentStore
+from ecglm.store.writer import LEAD_COLUMNS
 from ecglm.types import LEADS
 
 
@@ -65,12 +66,38 @@ def test_indices_like_those_of_a_list(fake_store):
             fake_store.take([0, bad])
 
 
+def test_stored_microvolts_and_batches_for_a_data_loader(fake_store):
+    data = b"".join((fake_store.path / f"shards/{n:05d}.i16").read_bytes() for n in range(3))
+    stored = np.frombuffer(data, "<i2").reshape(80, 12, SEG_LEN)
+    taken = fake_store.microvolts([70, 0, -1])
+    assert taken.dtype == np.int16
+    np.testing.assert_array_equal(taken, stored[[70, 0, 79]])
+    np.testing.assert_array_equal(fake_store.__getitems__([3, 70]), fake_store.take([3, 70]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torch_data_loader_gets_whole_batches(fake_store, workers):
+    import torch
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(fake_store, batch_size=32, num_workers=workers, collate_fn=torch.from_numpy)
+    batches = list(loader)
+    assert [tuple(b.shape) for b in batches] == [(32, 12, SEG_LEN), (32, 12, SEG_LEN), (16, 12, SEG_LEN)]
+    assert all(b.dtype == torch.float32 for b in batches)
+    np.testing.assert_array_equal(torch.cat(batches).numpy(), fake_store[:])
+    plain = next(iter(DataLoader(fake_store, batch_size=3)))  # torch's own collate
+    np.testing.assert_array_equal(plain.numpy(), fake_store[:3])
+
+
 def test_facts_and_rows(fake_store):
     assert (fake_store.rate, fake_store.seg_len, fake_store.leads) == (100, SEG_LEN, LEADS)
     assert fake_store.records() == [f"fake/{n:03d}" for n in range(40)]
     assert fake_store.segments_of("fake/007") == [14, 15]
     assert fake_store.segments_of("fake/unknown") == []
-    assert fake_store.row(15) == {
+    row = fake_store.row(15)
+    for name in LEAD_COLUMNS:  # the fake pipeline measures nothing
+        assert len(measured := row.pop(name)) == 12 and all(np.isnan(measured))
+    assert row == {
         "segment_id": "fake/007#1",
         "record_id": "fake/007",
         "patient_id": "fake/p3",
@@ -80,6 +107,8 @@ def test_facts_and_rows(fake_store):
         "fold": None,
         "split": "",
         "report": "Befund Nr. 7 – größer",
+        "report_en": "",
+        "report_origin": "",
         "labels": ["rhythm:SR", "superclass:1"],
         "metadata": {"age": 7, "measurements": {"heart_rate": 60.5}},
         "quality": {"flags": ["wander"], "snr": 12.5},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import scipy.signal
 
 from ecglm.errors import RejectedRecord
 
@@ -98,6 +97,8 @@ def ecg_bench_coefficients(rate: float) -> tuple[tuple[np.ndarray, np.ndarray, n
             f"pipeline ecg_bench filters up to 100 Hz and needs more than 200 Hz, the record has {rate:g} Hz; "
             "use --pipeline default, or the 500 Hz records",
         )
+    import scipy.signal  # slow to import, and the default pipeline does without
+
     pairs = (
         scipy.signal.iirnotch(50.0, NOTCH_Q, fs=rate),
         scipy.signal.iirnotch(60.0, NOTCH_Q, fs=rate),
@@ -107,20 +108,20 @@ def ecg_bench_coefficients(rate: float) -> tuple[tuple[np.ndarray, np.ndarray, n
     return tuple((b, a, steady_state(b, a)) for b, a in pairs)
 
 
-def forward_backward(b: np.ndarray, a: np.ndarray, state: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Zero-phase (b, a) filter down the samples with odd padding of ``3 * len(a)``, as scipy's filtfilt.
+def forward_backward(b: np.ndarray, a: np.ndarray, state: np.ndarray, rows: np.ndarray, margin: int) -> None:
+    """Zero-phase (b, a) filter down the rows, in place, with odd padding of ``3 * len(a)`` rows, as scipy's filtfilt.
 
-    samples: float64 ``(num_samples, num_leads)``, more samples than the padding has.
+    rows: float64 ``(margin + num_samples + margin, num_leads)``, at most 16 leads; what stands in the margins (at least
+    that padding) is overwritten. More samples than the padding has are needed.
     """
     from ecglm.signals.recursion import filter_in_place  # the compiler is loaded only where it is used
 
     pad = 3 * len(a)
-    left = 2 * samples[:1] - samples[pad:0:-1]
-    right = 2 * samples[-1:] - samples[-2 : -pad - 2 : -1]
-    padded = np.concatenate([left, samples, right])
+    samples, padded = rows[margin:-margin], rows[margin - pad : len(rows) - margin + pad]
+    padded[:pad] = 2 * samples[:1] - samples[pad:0:-1]
+    padded[-pad:] = 2 * samples[-1:] - samples[-2 : -pad - 2 : -1]
     filter_in_place(b, a, state[:, None] * padded[0], padded, False)
     filter_in_place(b, a, state[:, None] * padded[-1], padded, True)
-    return padded[pad:-pad]
 
 
 def exact_decimals(signal: np.ndarray) -> np.ndarray:
@@ -144,10 +145,20 @@ def ecg_bench_filter(signal: np.ndarray, rate: float) -> np.ndarray:
 
     The (b, a) form is numerically poor at 0.05 Hz (up to 1.9e-3 mV off); kept, because the original has it.
     """
-    filtered = np.ascontiguousarray(signal.T, dtype=np.float64)
+    from ecglm.signals.recursion import from_lanes
+
+    return from_lanes(ecg_bench_filter_lanes(signal, rate), len(signal))
+
+
+def ecg_bench_filter_lanes(signal: np.ndarray, rate: float) -> np.ndarray:
+    """``ecg_bench_filter``, its result as ``(num_samples, 16)`` (``recursion.to_lanes``)."""
+    from ecglm.signals.recursion import to_lanes
+
+    margin = ecg_bench_min_samples() - 1
+    rows = to_lanes(signal, margin)
     for b, a, state in ecg_bench_coefficients(rate):
-        filtered = forward_backward(b, a, state, filtered)
-    return np.ascontiguousarray(filtered.T)
+        forward_backward(b, a, state, rows, margin)
+    return rows[margin:-margin]
 
 
 def ecg_bench_min_samples() -> int:

@@ -14,11 +14,11 @@ from ecglm import files, registry
 from ecglm.config import coerce, describe
 from ecglm.errors import ConfigError, RejectedRecord, nearest
 from ecglm.registry import register
-from ecglm.signals.denoise import ecg_bench_denoise, wavelet_denoise
-from ecglm.signals.filters import ecg_bench_coefficients, ecg_bench_filter, ecg_bench_min_samples, exact_decimals
+from ecglm.signals.denoise import ecg_bench_denoise_lanes, wavelet_denoise
+from ecglm.signals.filters import ecg_bench_coefficients, ecg_bench_filter_lanes, ecg_bench_min_samples, exact_decimals
 from ecglm.signals.leads import canonical_leads
-from ecglm.signals.quality import assess, fill_gaps, refuse_bad, trim_zero_padding
-from ecglm.signals.resample import ecg_bench_resample, filter_and_resample, num_resampled, rate_ratio
+from ecglm.signals.quality import Extremes, assess, extremes, fill_gaps, lead_measures, refuse_bad, trim_zero_padding
+from ecglm.signals.resample import filter_and_resample, num_resampled, rate_ratio, spline_lanes
 from ecglm.signals.segment import cut_segments, require_length
 from ecglm.types import Record, Segments
 
@@ -42,6 +42,16 @@ class Pipeline(Protocol):
     def run(self, record: Record) -> Segments:
         """Clean segments of one record; RejectedRecord when it cannot be used."""
         ...
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A record's canonical leads once judged: without gaps, as they came, their extremes and quality."""
+
+    signal: np.ndarray
+    raw: np.ndarray
+    found: Extremes
+    quality: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +86,28 @@ class _Options:
         """sha256 of ``config()``: changes with any option and with the pipeline's version."""
         return files.fingerprint(self.config())
 
-    def _checked(self, signal: np.ndarray, record: Record) -> tuple[np.ndarray, dict[str, Any]]:
+    def _checked(self, signal: np.ndarray, record: Record) -> _Checked:
         """Quality of canonical leads, and the signal without gaps."""
         if signal.shape[1] == 0:
             raise RejectedRecord("too_short", "the record has no samples")
-        quality = assess(signal, record.sampling_rate)
+        found = extremes(signal)
+        quality = assess(signal, record.sampling_rate, found)
         refuse_bad(quality, self.on_bad)
-        return fill_gaps(signal, record.sampling_rate, self.nan_policy), quality
+        filled = signal if found.whole else fill_gaps(signal, record.sampling_rate, self.nan_policy)
+        return _Checked(filled, signal, found, quality)
+
+    def _segments(
+        self, checked: _Checked, record: Record, clean: np.ndarray, min_fill: float = 1.0, offset_s: float = 0.0
+    ) -> Segments:
+        """Cut the clean signal, which starts ``offset_s`` into the record; measures of the raw samples behind."""
+        segments, starts, fills = cut_segments(clean, self.seg_len, self.hop, min_fill)
+        if fills[-1] < 1:
+            checked.quality["fill"] = [round(fill, 6) for fill in fills]
+        num_raw, step = checked.raw.shape[1], record.sampling_rate / self.rate
+        spans = [(round(at * step), min(num_raw, round((at + self.seg_len) * step))) for at in starts]
+        measures = lead_measures(checked.raw, record.sampling_rate, spans, checked.found)
+        start_s = tuple(offset_s + at / self.rate for at in starts)
+        return Segments(segments, start_s, self.rate, checked.quality, measures)
 
 
 @register("pipelines", "default")
@@ -100,7 +125,7 @@ class DefaultPipeline(_Options):
     """A last segment filled at least so far is kept, zero-padded; its share stands in the quality under fill."""
 
     name: ClassVar[str] = "default"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,14 +146,10 @@ class DefaultPipeline(_Options):
         # Trimmed before the quality is judged: zero padding would pass for a saturated, longer recording.
         signal, start = trim_zero_padding(canonical_leads(record.signal, record.leads), source_rate)
         require_length(num_resampled(signal.shape[1], ratio), self.rate, self.seg_len, self.min_fill)
-        signal, quality = self._checked(signal, record)
-        if self.denoise:
-            signal = wavelet_denoise(signal)
-        signal = filter_and_resample(signal, source_rate, self.rate, self.preset, self.mains)
-        segments, starts, fills = cut_segments(signal, self.seg_len, self.hop, self.min_fill)
-        if fills[-1] < 1:
-            quality["fill"] = [round(fill, 6) for fill in fills]
-        return Segments(segments, tuple(start / source_rate + at / self.rate for at in starts), self.rate, quality)
+        checked = self._checked(signal, record)
+        clean = wavelet_denoise(checked.signal) if self.denoise else checked.signal
+        clean = filter_and_resample(clean, source_rate, self.rate, self.preset, self.mains)
+        return self._segments(checked, record, clean, self.min_fill, start / source_rate)
 
 
 @register("pipelines", "ecg_bench")
@@ -151,11 +172,11 @@ class EcgBenchPipeline(_Options):
         num_out = int(signal.shape[1] * self.rate / record.sampling_rate)
         require_length(num_out, self.rate, self.seg_len)
         require_length(signal.shape[1], record.sampling_rate, ecg_bench_min_samples())
-        signal, quality = self._checked(signal, record)
-        signal = ecg_bench_denoise(ecg_bench_filter(exact_decimals(signal), record.sampling_rate))
-        signal = ecg_bench_resample(signal, record.sampling_rate, self.rate)
-        segments, starts, _ = cut_segments(signal, self.seg_len, self.hop)
-        return Segments(segments, tuple(at / self.rate for at in starts), self.rate, quality)
+        checked = self._checked(signal, record)
+        num_leads, rate = len(signal), record.sampling_rate
+        rows = ecg_bench_denoise_lanes(ecg_bench_filter_lanes(exact_decimals(checked.signal), rate), num_leads)
+        clean = rows[:, :num_leads].T if rate == self.rate else spline_lanes(rows, num_leads, rate, self.rate)
+        return self._segments(checked, record, clean)
 
 
 def get_pipeline(name: str, *, rate: int = 250, seg_len: int = 2500, **options: Any) -> Pipeline:

@@ -1,7 +1,32 @@
-"""What is wrong with a recording: measured without changing it; missing samples handled before any filter."""
+"""What is wrong with a recording: measured without changing it; missing samples handled before any filter.
+
+Flags and facts are of the whole recording (``assess``). Six measures are of each lead of each segment
+(``lead_measures``), taken of the raw samples behind it, before gaps are filled and filters run:
+
+- ``nan_share``: share of the samples that are missing (NaN or infinite).
+- ``flat_share``: share of the samples in runs of at least 0.2 s of one value.
+- ``clip_share``: share of the samples in runs of at least 5 that stand at the lead's lowest or highest value in the
+  whole recording; 0 for a lead that is flat throughout.
+- ``baseline_mv``: baseline wander in mV, peak to peak of the means of consecutive windows of 1 s.
+- ``mains_share``: power at 50 or at 60 Hz, whichever is larger, over the power P. Power at a frequency is the mean over
+  the windows of 2 abs(X)^2 / n^2, X being the window's Fourier sum there: a band of about ±1 Hz. NaN where half the
+  rate does not lie above 50 Hz; only 50 Hz counts where it does not lie above 60 Hz.
+- ``snr_db``: 10 log10((P - N) / N). Noise N is that at high frequencies plus the power at 50 and 60 Hz. The former:
+  second differences over 4 ms (most sensitive near 125 Hz), divided by 6 as for white noise, their mean square in
+  stretches of 0.1 s, the median of these (most lie between the QRS complexes), less what 50 and 60 Hz add to it.
+
+P is the mean square of the samples about the mean of their 1-s window, in mV^2: what lies above about 0.5 Hz. Windows
+of which more than half is missing do not count, nor do samples after the last whole window; a segment shorter than 1 s
+is one window. All powers are at least (0.1 µV)^2; a lead whose P is no larger has no mains_share and no snr_db (NaN),
+and one without a usable window no baseline_mv.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +42,75 @@ MAX_NAN_SHARE = 0.01
 MAX_NAN_GAP_S = 0.040
 # Between two beats a noise-free recording may be exactly zero for most of a second; padding is longer.
 MIN_PADDING_S = 1.0
+FLAT_RUN_S = 0.2
+BEND_S = 0.004
+MAINS_HZ = (50.0, 60.0)
+#: The measures of a lead in a segment, in the order of the index.
+MEASURES = ("nan_share", "flat_share", "clip_share", "baseline_mv", "mains_share", "snr_db")
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Lowest and highest finite sample (0 and 0 without one) and number of missing samples, of each lead."""
+
+    low: np.ndarray
+    high: np.ndarray
+    missing: np.ndarray
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is missing in any lead."""
+        return not self.missing.any()
+
+
+def extremes(signal: np.ndarray) -> Extremes:
+    """``Extremes`` of ``(num_leads, num_samples)``."""
+    from ecglm.signals.measures import lead_extremes  # the compiler is loaded only where it is used
+
+    num_leads = len(signal)
+    found = Extremes(np.empty(num_leads, np.float32), np.empty(num_leads, np.float32), np.empty(num_leads, np.int64))
+    lead_extremes(_plain(signal), found.low, found.high, found.missing)
+    return found
+
+
+def lead_measures(
+    signal: np.ndarray, sampling_rate: float, spans: Sequence[tuple[int, int]], found: Extremes | None = None
+) -> dict[str, np.ndarray]:
+    """The measures above, each float32 ``(len(spans), num_leads)``.
+
+    signal: ``(num_leads, num_samples)`` in mV, raw; spans: first sample and end of each segment, none empty; found:
+    ``extremes(signal)`` where the caller has them.
+    """
+    from ecglm.signals.measures import measure
+
+    signal, found = _plain(signal), found or extremes(signal)
+    second = max(1, round(sampling_rate))
+    lag, flat_run = max(1, round(BEND_S * sampling_rate)), max(2, math.ceil(FLAT_RUN_S * sampling_rate))
+    known = np.array([mains < sampling_rate / 2 for mains in MAINS_HZ])
+    leak = np.array([(2 - 2 * math.cos(2 * math.pi * mains * lag / sampling_rate)) ** 2 / 6 for mains in MAINS_HZ])
+    out = np.empty((len(spans), len(MEASURES), len(signal)), dtype=np.float32)
+    for number, (start, stop) in enumerate(spans):
+        part = signal if (start, stop) == (0, signal.shape[1]) else np.ascontiguousarray(signal[:, start:stop])
+        window = min(second, stop - start)
+        waves = _mains_waves(float(sampling_rate), window)
+        measure(
+            part, found.low, found.high, found.missing, window, waves.shape[1], lag, flat_run, SATURATED_RUN,
+            waves, known, leak, out[number],
+        )  # fmt: skip
+    return {name: np.ascontiguousarray(out[:, row]) for row, name in enumerate(MEASURES)}
+
+
+def _plain(signal: np.ndarray) -> np.ndarray:
+    """float32, C order and writeable: the one type the loops are compiled for."""
+    return np.require(signal, np.float32, ["C", "W"])
+
+
+@lru_cache(maxsize=32)
+def _mains_waves(rate: float, window: int) -> np.ndarray:
+    """``(4, fold)`` cosine and sine of 50 and 60 Hz; 0.1 s of them, where that divides the window, say all of it."""
+    fold = round(rate / 10) if window == rate and rate % 10 == 0 else window
+    phases = [2 * np.pi * mains * np.arange(fold) / rate for mains in MAINS_HZ]
+    return np.stack([wave(phase) for phase in phases for wave in (np.cos, np.sin)])
 
 
 def trim_zero_padding(signal: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, int]:
@@ -66,30 +160,28 @@ def fill_gaps(signal: np.ndarray, sampling_rate: float, policy: str) -> np.ndarr
     return filled
 
 
-def assess(signal: np.ndarray, sampling_rate: float) -> dict[str, Any]:
+def assess(signal: np.ndarray, sampling_rate: float, found: Extremes | None = None) -> dict[str, Any]:
     """Quality of ``(12, num_samples)`` canonical leads in mV, as JSON-able facts with ``flags``. Changes nothing.
 
     Flags: ``nan`` (missing samples), ``flat`` (all leads), ``flat_lead`` (max == min or sd < 1e-4 mV), ``saturated``
     (5 or more identical samples in a row at a lead's extreme), ``amplitude_implausible`` (median peak-to-peak over the
     leads outside 0.1–10 mV), ``einthoven`` (median of abs(II - I - III) at or above 0.05 mV).
     """
+    found = found or extremes(signal)
     num_samples = signal.shape[1]
-    finite = np.isfinite(signal)
-    whole = bool(finite.all())
     nan_share = {}
-    if not whole:
-        share = 1 - finite.mean(axis=1)
-        nan_share = {LEADS[row]: round(float(share[row]), 6) for row in np.flatnonzero(share)}
-        signal = np.where(finite, signal, np.nan)
-    low, high = _extremes(signal, whole)
-    flat = (high == low) | _still(signal, low, high)
-    saturated = [LEADS[row] for row in _saturated(signal, low, high) if not flat[row]]
-    peak_to_peak = float(np.median(high - low)) if num_samples else 0.0
-    residual = np.abs(signal[1] - signal[0] - signal[2])
-    residual = residual if whole else residual[np.isfinite(residual)]
-    einthoven = float(np.median(residual)) if residual.size else 0.0
+    if not found.whole:
+        nan_share = {
+            LEADS[row]: round(int(found.missing[row]) / num_samples, 6) for row in np.flatnonzero(found.missing)
+        }
+    ranges = found.high - found.low
+    flat = (ranges == 0) | _still(signal, found)
+    saturated = [LEADS[row] for row in _saturated(signal, found) if not flat[row]]
+    middle = sorted(ranges.tolist())
+    peak_to_peak = (middle[(len(middle) - 1) // 2] + middle[len(middle) // 2]) / 2
+    einthoven = _einthoven(signal)
     checks = {
-        "nan": not whole,
+        "nan": not found.whole,
         "flat": bool(flat.all()),
         "flat_lead": bool(flat.any()),
         "saturated": bool(saturated),
@@ -122,36 +214,35 @@ def refuse_bad(quality: dict[str, Any], on_bad: str) -> None:
             raise RejectedRecord("amplitude_implausible", f"median peak-to-peak {quality['peak_to_peak_mv']} mV")
 
 
-def _extremes(signal: np.ndarray, whole: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest sample of each lead, NaN left out; both 0 for a lead without samples."""
-    if whole and signal.shape[1]:
-        return signal.min(axis=1), signal.max(axis=1)
-    missing = np.isnan(signal)
-    low = np.where(missing, np.inf, signal).min(axis=1, initial=np.inf)
-    high = np.where(missing, -np.inf, signal).max(axis=1, initial=-np.inf)
-    empty = low > high
-    return np.where(empty, 0, low), np.where(empty, 0, high)
-
-
-def _still(signal: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _still(signal: np.ndarray, found: Extremes) -> np.ndarray:
     """Leads whose standard deviation is under ``FLAT_SD_MV``; computed only where the range leaves it possible."""
     still = np.zeros(len(signal), dtype=bool)
     # sd >= range / sqrt(2 n): a lead with a larger range cannot be that still
     bound = FLAT_SD_MV * np.sqrt(2 * max(signal.shape[1], 1))
-    for row in np.flatnonzero(high - low <= bound):
+    for row in np.flatnonzero(found.high - found.low <= bound):
         values = signal[row][np.isfinite(signal[row])].astype(np.float64)
         still[row] = values.size == 0 or values.std() < FLAT_SD_MV
     return still
 
 
-def _saturated(signal: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[int]:
+def _saturated(signal: np.ndarray, found: Extremes) -> np.ndarray:
     """Rows in which ``SATURATED_RUN`` samples in a row stand at the lead's lowest or highest value."""
-    found: set[int] = set()
-    ahead = SATURATED_RUN - 1
-    for extreme in (low, high):
-        touching = signal == extreme[:, None]
-        for row in np.flatnonzero(np.count_nonzero(touching, axis=1) > ahead):
-            at = np.flatnonzero(touching[row])
-            if bool((at[ahead:] - at[:-ahead] == ahead).any()):
-                found.add(int(row))
-    return sorted(found)
+    from ecglm.signals.measures import clipped_leads
+
+    clipped = np.empty(len(signal), dtype=np.int64)
+    clipped_leads(_plain(signal), found.low, found.high, SATURATED_RUN, clipped)
+    return np.flatnonzero(clipped)
+
+
+def _einthoven(signal: np.ndarray) -> float:
+    """Median of abs(II - I - III) over the samples that all three leads have; 0 without any."""
+    from ecglm.signals.measures import lead_residual, middle_bin
+
+    residual = np.empty(signal.shape[1], dtype=np.float32)
+    count = lead_residual(_plain(signal), residual)
+    if count == 0:
+        return 0.0
+    lower, upper = (count - 1) // 2, count // 2
+    ordered, below = middle_bin(residual[:count])  # a few of the values, the middle ones among them
+    ordered = np.partition(ordered, (lower - below, upper - below))
+    return (float(ordered[lower - below]) + float(ordered[upper - below])) / 2

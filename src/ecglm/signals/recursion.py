@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
-import numba
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
+from ecglm.signals.compiled import compiled
 
-@numba.njit(cache=True)
+#: Leads stand side by side in rows of that many, the rest of a row unused: one loop over a row fills vector registers.
+LANES = 16
+
+
+def to_lanes(signal: np.ndarray, margin: int = 0) -> np.ndarray:
+    """``(num_leads, num_samples)`` → float64 ``(num_samples + 2 * margin, 16)``, a row per sample, zeros elsewhere."""
+    num_leads, num_samples = signal.shape
+    rows = np.zeros((num_samples + 2 * margin, LANES))
+    rows[margin : margin + num_samples, :num_leads] = signal.T
+    return rows
+
+
+def from_lanes(rows: np.ndarray, num_leads: int) -> np.ndarray:
+    """``(num_samples, 16)`` → ``(num_leads, num_samples)``."""
+    return np.ascontiguousarray(rows[:, :num_leads].T)
+
+
 def filter_in_place(b: np.ndarray, a: np.ndarray, state: np.ndarray, rows: np.ndarray, backward: bool) -> None:
-    """Filter float64 ``(num_samples, num_leads)`` in place, from the end when ``backward``.
+    """Filter float64 ``(num_samples, num_leads)``, at most 16 leads, in place, from the end when ``backward``.
 
-    b, a: coefficients of equal length, ``a[0] == 1``. state: ``(len(a) - 1, num_leads)``, changed. No operation is
-    fused or reordered, so the result is lfilter's to the last bit, whatever the processor.
+    b, a: coefficients of equal length, ``a[0] == 1``. state: ``(len(a) - 1, num_leads)``. No operation is fused or
+    reordered, so the result is lfilter's to the last bit, whatever the processor.
     """
-    num_samples, num_leads = rows.shape
-    order = len(a) - 1
-    out = np.empty(num_leads)
-    for step in range(num_samples):
-        row = rows[num_samples - 1 - step] if backward else rows[step]
-        for lead in range(num_leads):
-            out[lead] = state[0, lead] + b[0] * row[lead]
-        for k in range(order - 1):
-            for lead in range(num_leads):
-                state[k, lead] = state[k + 1, lead] + row[lead] * b[k + 1] - out[lead] * a[k + 1]
-        for lead in range(num_leads):
-            state[order - 1, lead] = row[lead] * b[order] - out[lead] * a[order]
-            row[lead] = out[lead]
+    padded = np.zeros((len(a) - 1, LANES))
+    padded[:, : state.shape[1]] = state
+    _filter_of_order(len(a) - 1)(b, a, padded.reshape(-1), rows, backward)
+
+
+@lru_cache(maxsize=16)
+def _filter_of_order(order: int) -> Callable[..., Any]:
+    """The loop with the order as a constant, so that the states' offsets are constants as well."""
+
+    @compiled
+    def run(b: np.ndarray, a: np.ndarray, state: np.ndarray, rows: np.ndarray, backward: bool) -> None:
+        for step in range(len(rows)):
+            row = rows[len(rows) - 1 - step] if backward else rows[step]
+            for lead in range(len(row)):
+                value = row[lead]
+                out = state[lead] + b[0] * value
+                for k in range(order - 1):
+                    state[k * LANES + lead] = state[(k + 1) * LANES + lead] + value * b[k + 1] - out * a[k + 1]
+                state[(order - 1) * LANES + lead] = value * b[order] - out * a[order]
+                row[lead] = out
+
+    return run

@@ -9,16 +9,19 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.fft
-import scipy.interpolate
-import scipy.linalg
 
 from ecglm.errors import RejectedRecord
 from ecglm.signals.filters import antialias_response, band_edges, band_response, notch_response
 
 MAX_RATIO_TERM = 1000
 MAX_RATIO_ERROR = 1e-5
+#: Samples that are transformed together: all leads of a short record, lead by lead in a long one, to bound the memory.
+MAX_TOGETHER = 1 << 19
+#: Longest second transform in float32: its running sums leave an error below 1e-5 of the signal there.
+MAX_NARROW = 1 << 14
 
 
+@lru_cache(maxsize=64)
 def rate_ratio(source_rate: float, target_rate: int) -> Fraction:
     """``target / source`` in lowest terms.
 
@@ -42,9 +45,12 @@ def num_resampled(num_samples: int, ratio: Fraction) -> int:
     return (2 * num_samples * up + down) // (2 * down)
 
 
+_NOTHING = np.empty(0)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and gains of one fused transform. ``gain``: float32 per sine coefficient kept, None when nothing is done.
+    """Sizes and gains of one fused transform. ``gain``: per sine coefficient kept, None when nothing is done.
 
     The signal, its end line taken away, is continued oddly about both ends for ever: one period has
     ``2 * num_in`` samples and holds sines only. It comes out with ``2 * num_out`` samples per period.
@@ -55,6 +61,9 @@ class Plan:
     num_kept: int
     keeps_line: bool
     gain: np.ndarray | None
+    sines_in: np.ndarray
+    sines_out: np.ndarray
+    ramp: np.ndarray
 
 
 @lru_cache(maxsize=16)
@@ -67,18 +76,18 @@ def make_plan(num_samples: int, source_rate: float, target_rate: int, preset: st
     num_in, num_out = blocks * down, blocks * up
     edges = band_edges(preset, source_rate, target_rate)
     if edges is None and mains is None and ratio == 1:
-        return Plan(num_in, num_out, num_kept, True, None)
+        return Plan(num_in, num_out, num_kept, True, None, _NOTHING, _NOTHING, _NOTHING)
     freqs = np.arange(1, min(num_in, num_out)) * (source_rate / (2 * num_in))
-    gain = np.full(len(freqs), 1.0 / (2 * num_in))  # the sine transform is its own inverse up to this factor
+    gain = np.full(len(freqs), 2.0 / num_in)  # the sine transform is its own inverse up to this factor
     if edges is not None:
         gain *= band_response(freqs, *edges, source_rate)
     if mains is not None:
         gain *= notch_response(freqs, mains, source_rate)
     if ratio < 1:
         gain *= antialias_response(freqs, float(ratio) * source_rate)
-    gain = gain.astype(np.float32)
-    gain.setflags(write=False)
-    return Plan(num_in, num_out, num_kept, edges is None, gain)
+    sines_in, sines_out = (np.sin(np.pi * np.arange(size) / size) for size in (num_in, num_out))
+    ramp = np.arange(num_in + 1.0)
+    return Plan(num_in, num_out, num_kept, edges is None, gain, sines_in, sines_out, ramp)
 
 
 def filter_and_resample(
@@ -95,43 +104,24 @@ def filter_and_resample(
     plan = make_plan(num_samples, float(source_rate), target_rate, preset, mains)
     if plan.gain is None or num_samples == 0:
         return signal.astype(np.float32)
-    body = np.empty((signal.shape[0], plan.num_in), dtype=np.float32)
-    body[:, :num_samples] = signal
-    extra = plan.num_in - num_samples
-    last = body[:, num_samples - 1 : num_samples].copy()
-    if 0 < extra < num_samples:
-        body[:, num_samples:] = 2 * last - body[:, num_samples - 1 - extra : num_samples - 1][:, ::-1]
-    else:
-        body[:, num_samples:] = last
-    # The line runs from sample 0 to the node after the last sample, which repeats the last value.
-    start, stop = body[:, :1].copy(), body[:, -1:].copy()
-    slope = (stop - start) / np.float32(plan.num_in)
-    body -= start + slope * np.arange(plan.num_in, dtype=np.float32)
-    coefficients = scipy.fft.dst(body[:, 1:], type=1, overwrite_x=True)
-    spectrum = np.zeros((signal.shape[0], plan.num_out - 1), dtype=np.float32)
-    np.multiply(coefficients[:, : len(plan.gain)], plan.gain, out=spectrum[:, : len(plan.gain)])
-    result = np.zeros((signal.shape[0], plan.num_kept), dtype=np.float32)
-    waves = scipy.fft.dst(spectrum, type=1, overwrite_x=True)
-    result[:, 1:] = waves[:, : plan.num_kept - 1]
-    if plan.keeps_line:
-        step = np.float32(plan.num_in / plan.num_out)
-        result += start + slope * (step * np.arange(plan.num_kept, dtype=np.float32))
+    from ecglm.signals import sine  # the compiler is loaded only where it is used
+
+    num_leads = signal.shape[0]
+    signal = np.require(signal, np.float32, ["C", "W"])
+    result = np.empty((num_leads, plan.num_kept), np.float32)
+    second = np.float32 if plan.num_out <= MAX_NARROW else np.float64
+    group = max(1, MAX_TOGETHER // plan.num_in)
+    for first in range(0, num_leads, group):
+        leads = slice(first, min(num_leads, first + group))
+        together = leads.stop - first
+        mixed, ends = np.empty((together, plan.num_in)), np.empty((together, 2))
+        sine.continue_oddly(signal[leads], plan.ramp, plan.sines_in, mixed, ends)
+        spectrum = scipy.fft.rfft(mixed, overwrite_x=True).view(np.float64)
+        mixed = np.empty((together, plan.num_out), second)
+        sine.apply_gain(spectrum, plan.gain, plan.sines_out, mixed)
+        spectrum = scipy.fft.rfft(mixed, overwrite_x=True).view(second)
+        sine.read_samples(spectrum, ends, plan.num_in / plan.num_out, plan.keeps_line, result[leads])
     return result
-
-
-@lru_cache(maxsize=16)
-def _spline(num_in: int, num_out: int, duration_s: float):
-    """Factorised collocation matrix (banded LU) and evaluation matrix of ECG-Bench's cubic spline for one length."""
-    old, new = np.linspace(0, duration_s, num_in), np.linspace(0, duration_s, num_out)
-    knots = np.concatenate([np.repeat(old[0], 4), old[2:-2], np.repeat(old[-1], 4)])  # not-a-knot
-    collocation = scipy.interpolate.BSpline.design_matrix(old, knots, 3).todia()
-    below, above = -int(collocation.offsets.min()), int(collocation.offsets.max())
-    banded = np.zeros((2 * below + above + 1, num_in))
-    for offset, values in zip(collocation.offsets, collocation.data, strict=True):
-        banded[below + above - offset, : len(values)] = values
-    factors, pivots, info = scipy.linalg.lapack.dgbtrf(banded, below, above)
-    assert info == 0
-    return factors, pivots, below, above, scipy.interpolate.BSpline.design_matrix(new, knots, 3)
 
 
 def ecg_bench_resample(signal: np.ndarray, source_rate: float, target_rate: int) -> np.ndarray:
@@ -140,10 +130,20 @@ def ecg_bench_resample(signal: np.ndarray, source_rate: float, target_rate: int)
     float64 ``(num_leads, N)`` → ``(num_leads, int(N * target / source))``; the input when the rates are equal. No
     anti-alias filter, and an effective rate of (M - 1) / (N - 1) × source: kept, because the original has both.
     """
-    if source_rate == target_rate:
-        return signal
-    num_in = signal.shape[1]
+    from ecglm.signals.recursion import to_lanes
+
+    return (
+        signal if source_rate == target_rate else spline_lanes(to_lanes(signal), len(signal), source_rate, target_rate)
+    )
+
+
+def spline_lanes(rows: np.ndarray, num_leads: int, source_rate: float, target_rate: int) -> np.ndarray:
+    """``ecg_bench_resample`` of float64 ``(N, 16)`` (``recursion.to_lanes``), to other than the source rate."""
+    from ecglm.signals.spline import interpolate, make_spline  # the compiler is loaded only where it is used
+
+    num_in = len(rows)
     num_out = int(num_in * target_rate / source_rate)
-    factors, pivots, below, above, evaluate = _spline(num_in, num_out, num_in / source_rate)
-    coefficients, _ = scipy.linalg.lapack.dgbtrs(factors, below, above, signal.T, pivots)
-    return np.ascontiguousarray((evaluate @ coefficients).T)
+    spline = make_spline(num_in, num_out, num_in / source_rate)
+    out = np.empty((num_leads, num_out))
+    interpolate(spline.factors, spline.first, spline.weights, rows, out)
+    return out

@@ -29,10 +29,14 @@ def cut_segments(
     """``(num_leads, N)`` → float32 ``(num_segments, num_leads, seg_len)``, first samples, filled shares.
 
     hop: samples between starts, ``seg_len`` when None. min_fill: a last window filled at least so far is kept, its end
-    padded with zeros and its share below 1. The remainder is dropped; no window at all is an empty array.
+    padded with zeros and its share below 1. The remainder is dropped; no window at all is an empty array. Whole windows
+    side by side are a view of float32 ``signal``, anything else a copy.
     """
-    num_samples = signal.shape[1]
+    num_leads, num_samples = signal.shape
     starts = segment_starts(num_samples, seg_len, hop or seg_len, min_fill)
+    if (hop or seg_len) == seg_len and len(starts) * seg_len <= num_samples and signal.dtype == np.float32:
+        side_by_side = signal[:, : len(starts) * seg_len].reshape(num_leads, len(starts), seg_len)
+        return side_by_side.swapaxes(0, 1), starts, [1.0] * len(starts)
     segments = np.zeros((len(starts), signal.shape[0], seg_len), dtype=np.float32)
     fills = []
     for k, start in enumerate(starts):

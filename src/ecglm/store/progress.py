@@ -12,6 +12,8 @@ from rich.progress import Progress as RichProgress
 
 #: Seconds between two lines where stderr is no terminal.
 LINE_EVERY = 5.0
+#: Seconds between two changes of a bar: it is told of every record, and drawing costs more than reading one.
+BAR_EVERY = 0.1
 
 
 class RecordProgress:
@@ -54,9 +56,14 @@ class RecordProgress:
     def update(self, done: int, rejected: int) -> None:
         """``done`` counts the records of earlier runs too; ``rejected`` those of this run."""
         self.done, self.rejected = done, rejected
+        if not self.enabled:
+            return
+        now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, rate=f"{self.rate:.0f}", rejected=rejected)
-        elif self.enabled and done < self.total and time.monotonic() - self._last_line >= LINE_EVERY:
+            if now - self._last_line >= BAR_EVERY or done >= self.total:
+                self._last_line = now
+                self._bar.update(self._task, completed=done, rate=f"{self.rate:.0f}", rejected=rejected)
+        elif done < self.total and now - self._last_line >= LINE_EVERY:
             self._line()
 
     def _line(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,13 +23,17 @@ if TYPE_CHECKING:
     from ecglm.signals.pipeline import Pipeline
 
 KIND = "segment-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX, REJECTS, ACCOUNTING = "index.parquet", "rejects.jsonl", "accounting.json"
 #: Largest amplitude a store can hold, in microvolts; -32768 is never written.
 MAX_MICROVOLTS = 32767
-#: At most this many shards (each is one open memory map of a reader), and no shard of fewer records than that.
-MAX_SHARDS, MIN_SHARD_RECORDS = 128, 16
+#: At most this many shards (each is one open memory map of a reader); within it, the least and the most records of one:
+#: small stores are cut in eight for the workers' sake, large ones into shards that a killed run makes again in a blink.
+MAX_SHARDS, MIN_SHARD_RECORDS, EASY_SHARD_RECORDS = 128, 16, 256
 ROW_GROUP = 65536
+
+#: Columns with one number per canonical lead, of the raw samples behind a segment (``signals/quality.py``).
+LEAD_COLUMNS = ("nan_share", "flat_share", "clip_share", "baseline_mv", "mains_share", "snr_db")
 
 SCHEMA = pa.schema(
     [
@@ -39,10 +46,13 @@ SCHEMA = pa.schema(
         ("fold", pa.int32()),
         ("split", pa.string()),
         ("report", pa.string()),
+        ("report_en", pa.string()),
+        ("report_origin", pa.string()),
         ("labels", pa.list_(pa.string())),
         ("metadata", pa.string()),
         ("quality", pa.string()),
         ("flags", pa.list_(pa.string())),
+        *((name, pa.list_(pa.float32())) for name in LEAD_COLUMNS),
         ("shard", pa.int32()),
         ("row", pa.int32()),
     ]
@@ -73,7 +83,8 @@ def part_names(number: int) -> tuple[str, str]:
 
 def shard_records(num_records: int) -> int:
     """Records per shard: a matter of the number of records alone, so that workers cannot change the bytes."""
-    return max(MIN_SHARD_RECORDS, -(-num_records // MAX_SHARDS))
+    easy = min(EASY_SHARD_RECORDS, -(-num_records // 8))
+    return max(MIN_SHARD_RECORDS, easy, -(-num_records // MAX_SHARDS))
 
 
 def segment_bytes(seg_len: int) -> int:
@@ -87,13 +98,20 @@ def to_microvolts(segment: np.ndarray) -> np.ndarray:
     Raises RejectedRecord ``nan_in_segment`` for a sample that is no number and ``amplitude_overflow`` beyond
     ±32.767 mV.
     """
-    microvolts = np.rint(np.asarray(segment, dtype=np.float64) * 1000.0)
-    if not np.isfinite(microvolts).all():
-        raise RejectedRecord("nan_in_segment", "a sample is missing or infinite after the pipeline")
-    peak = float(np.abs(microvolts).max(initial=0.0))
-    if peak > MAX_MICROVOLTS:
+    from ecglm.store.microvolts import round_microvolts  # the compiler is loaded only where it is used
+
+    values = segment if segment.dtype == np.float32 else np.asarray(segment, dtype=np.float64)
+    values = np.require(values, requirements=["C", "W"])
+    microvolts = np.empty(values.shape, dtype=np.int16)
+    if not round_microvolts(values.reshape(-1), microvolts.reshape(-1)):
+        if not np.isfinite(values).all():
+            raise RejectedRecord("nan_in_segment", "a sample is missing or infinite after the pipeline")
+        peak = float(np.abs(np.rint(values.astype(np.float64) * 1000.0)).max())
         raise RejectedRecord("amplitude_overflow", f"{peak / 1000:.3f} mV, a store holds up to 32.767 mV")
-    return microvolts.astype("<i2")
+    return microvolts.astype("<i2", copy=False)
+
+
+_NOT_MEASURED = np.full(len(LEADS), np.nan, dtype=np.float32)
 
 
 def _read(source: Source, key: str) -> Record:
@@ -106,26 +124,65 @@ def _read(source: Source, key: str) -> Record:
     return record
 
 
-def _record_row(source: Source, record: Record, segments: Segments) -> dict[str, Any]:
-    """The index columns that every segment of a record shares."""
-    row = {
-        "record_id": record.record_id,
-        "patient_id": record.patient_id or record.record_id,
-        "patient_known": bool(record.patient_known and record.patient_id),
-        "source": source.name,
-        "fold": record.fold,
-        "split": record.split,
-        "report": record.report,
-        "labels": list(record.labels),
-        "flags": [str(flag) for flag in segments.quality.get("flags", ())],
-    }
-    try:
-        row["metadata"] = files.canonical_json(dict(record.metadata))
-        row["quality"] = files.canonical_json(dict(segments.quality))
-        files.canonical_json(row).encode()
-    except (TypeError, ValueError) as error:  # NaN, an object JSON does not know, half a surrogate pair
-        raise RejectedRecord("metadata_invalid", str(error)) from error
-    return row
+class _Rows:
+    """The index rows of one shard, column by column."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names if name not in LEAD_COLUMNS}
+        self.measures: dict[str, list[np.ndarray]] = {name: [] for name in LEAD_COLUMNS}
+
+    def __len__(self) -> int:
+        return len(self.columns["segment_id"])
+
+    def shared(self, source: Source, record: Record, segments: Segments) -> dict[str, Any]:
+        """The columns that every segment of a record shares. RejectedRecord ``metadata_invalid``."""
+        row: dict[str, Any] = {
+            "record_id": record.record_id,
+            "patient_id": record.patient_id or record.record_id,
+            "patient_known": bool(record.patient_known and record.patient_id),
+            "source": source.name,
+            "fold": record.fold,
+            "split": record.split,
+            "report": record.report,
+            "report_en": record.report_en,
+            "report_origin": record.report_origin,
+            "labels": list(record.labels),
+            "flags": [str(flag) for flag in segments.quality.get("flags", ())],
+        }
+        try:
+            row["metadata"] = files.canonical_json(dict(record.metadata))
+            row["quality"] = files.canonical_json(dict(segments.quality))
+            texts = (value for value in row.values() if isinstance(value, str))
+            "".join((*texts, *row["labels"], *row["flags"])).encode()
+        except (TypeError, ValueError) as error:  # NaN, an object JSON does not know, half a surrogate pair
+            raise RejectedRecord("metadata_invalid", str(error)) from error
+        return row
+
+    def add(self, number: int, position: int, shared: dict[str, Any], segments: Segments) -> None:
+        """Append the row of segment ``position`` of a record, which stands in shard ``number``."""
+        columns = self.columns
+        columns["shard"].append(number)
+        columns["row"].append(len(self))
+        columns["segment_id"].append(f"{shared['record_id']}#{position}")
+        columns["start_s"].append(float(segments.start_s[position]))
+        for name, value in shared.items():
+            columns[name].append(value)
+        for name, measures in self.measures.items():
+            found = segments.lead_quality.get(name)
+            measures.append(_NOT_MEASURED if found is None else found[position])
+
+    def table(self) -> pa.Table:
+        """The rows as an Arrow table of ``SCHEMA``."""
+        offsets = np.arange(len(self) + 1, dtype=np.int32) * len(LEADS)
+        arrays = []
+        for field in SCHEMA:
+            if field.name in LEAD_COLUMNS:
+                rows = self.measures[field.name]
+                values = np.concatenate(rows).astype(np.float32, copy=False) if rows else np.empty(0, np.float32)
+                arrays.append(pa.ListArray.from_arrays(offsets, pa.array(values)))
+            else:
+                arrays.append(pa.array(self.columns[field.name], field.type))
+        return pa.table(arrays, schema=SCHEMA)
 
 
 def _stored(
@@ -147,6 +204,25 @@ def _stored(
     return good, bad
 
 
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A temporary path, renamed to ``target`` when the block ends without error and removed otherwise.
+
+    The bytes are not forced to the disk here: a part is trusted after a crash only when its sha256 is right
+    (``part_finished``), and ``merge_parts`` forces every shard before the manifest can be written.
+    """
+    with files.write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{target.name}", dir=target.parent)
+        os.fchmod(handle, 0o644)
+        os.close(handle)
+        try:
+            yield Path(name)
+            os.replace(name, target)
+        finally:
+            Path(name).unlink(missing_ok=True)  # gone already where it was renamed
+
+
 def write_shard(
     folder: Path, number: int, source: Source, pipeline: Pipeline, keys: Sequence[str], tick: Callable[[bool], None]
 ) -> None:
@@ -156,11 +232,10 @@ def write_shard(
     or none of its segments can be stored; single segments that cannot be stored are rejected alone. Raises EcglmError
     when the disk is full or the source cannot go on; nothing half-written stays behind.
     """
-    rows: list[dict[str, Any]] = []
+    rows = _Rows()
     rejects: list[dict[str, Any]] = []
     digest = hashlib.sha256()
-    target = folder / shard_name(number)
-    with files.atomic_path(target) as temporary, open(temporary, "wb") as handle:
+    with _whole(folder / shard_name(number)) as temporary, open(temporary, "wb", buffering=1 << 18) as handle:
         for key in keys:
             stage = "read"
             try:
@@ -168,7 +243,7 @@ def write_shard(
                 stage = "pipeline"
                 segments = pipeline.run(record)
                 stage = "store"
-                shared = _record_row(source, record, segments)
+                shared = rows.shared(source, record, segments)
                 good, bad = _stored(segments, pipeline)
                 if not good:
                     first = bad[0][1] if bad else RejectedRecord("no_segments", "the pipeline kept nothing")
@@ -181,22 +256,24 @@ def write_shard(
                 why = {"reason": refused.reason, "detail": refused.detail}
                 rejects.append({"record_id": key, "segment": position, "stage": stage, **why})
             for position, microvolts in good:
-                data = microvolts.tobytes()
-                digest.update(data)
-                handle.write(data)
-                ids = {"segment_id": f"{key}#{position}", "start_s": float(segments.start_s[position])}
-                rows.append({**shared, **ids, "shard": number, "row": len(rows)})
+                digest.update(microvolts.data)
+                handle.write(microvolts.data)
+                rows.add(number, position, shared, segments)
             tick(False)
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.table(), sink, compression="lz4", use_dictionary=False, write_statistics=False)
+    part = sink.getvalue()
     table, note = part_names(number)
-    with files.atomic_path(folder / table) as temporary, open(temporary, "wb") as handle:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), handle, compression="zstd")
+    with _whole(folder / table) as temporary, open(temporary, "wb") as handle:
+        handle.write(part)
     facts = {
         "num_segments": len(rows),
         "sha256": digest.hexdigest(),
-        "index_sha256": files.file_sha256(folder / table),
+        "index_sha256": hashlib.sha256(part).hexdigest(),
         "rejects": rejects,
     }
-    files.write_json(folder / note, facts)
+    with _whole(folder / note) as temporary:
+        temporary.write_text(files.canonical_json(facts) + "\n", encoding="utf-8")
 
 
 def part_finished(folder: Path, number: int) -> bool:
@@ -212,19 +289,22 @@ def part_finished(folder: Path, number: int) -> bool:
 def merge_parts(folder: Path, num_shards: int) -> dict[str, Any]:
     """Merge every part into the index and the reject log; the facts and output checksums for the manifest.
 
-    One part is in memory at a time (and at most one row group of the index), whatever the number of records.
+    When it returns, index, reject log and every shard are on the disk, not only in its cache. One part is in memory at
+    a time (and at most one row group of the index), whatever the number of records.
     """
     facts: dict[str, Any] = {"shard_segments": [], "rejected": {}, "rejected_segments": {}}
     outputs: dict[str, str] = {}
     with files.atomic_path(folder / REJECTS) as temporary, open(temporary, "w", encoding="utf-8") as lines:
         for number in range(num_shards):
             note = files.read_json(folder / part_names(number)[1])
+            _force(folder / shard_name(number))
             outputs[shard_name(number)] = note["sha256"]
             facts["shard_segments"].append(note["num_segments"])
             for reject in note["rejects"]:
                 lines.write(json.dumps(reject, sort_keys=True, ensure_ascii=False) + "\n")
                 counts = facts["rejected_segments" if "segment" in reject else "rejected"]
                 counts[reject["reason"]] = counts.get(reject["reason"], 0) + 1
+    _force(folder / "shards")
     with files.atomic_path(folder / INDEX) as temporary, open(temporary, "wb") as handle:
         _merge_tables([folder / part_names(number)[0] for number in range(num_shards)], handle)
     for name in (INDEX, REJECTS):
@@ -232,12 +312,23 @@ def merge_parts(folder: Path, num_shards: int) -> dict[str, Any]:
     return {"facts": facts, "outputs": outputs}
 
 
+def _force(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with files.write_errors(path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _merge_tables(parts: list[Path], handle: Any) -> None:
     """Parts into one Parquet file, in row groups of a fixed size."""
     waiting: list[pa.Table] = []
     with pq.ParquetWriter(handle, SCHEMA, compression="zstd") as writer:
         for part in parts:
-            waiting.append(pq.read_table(part, schema=SCHEMA))
+            with pq.ParquetFile(part) as file:
+                waiting.append(file.read(use_threads=False).cast(SCHEMA))
             if sum(table.num_rows for table in waiting) >= ROW_GROUP:
                 writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
                 waiting = []
