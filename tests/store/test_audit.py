@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 import store_fakes
 from store_fakes import FakePipeline, FakeSource
 
+from ecglm.store import audit_table
 from ecglm.store.audit import audit
-from ecglm.store.findings import KINDS
+from ecglm.store.findings import KINDS, SEVERITIES
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
 from ecglm.store.splits import assign_splits
@@ -76,7 +79,7 @@ def test_a_patient_in_two_splits(store):
     assert len(records) == 2
     moved = [replace(c, split="test") if c.ecgs[0] == records[1] else c for c in conversations]
     report = audit(moved, store)
-    assert [(f.kind, f.count, f.is_leak) for f in report.findings] == [("patient_in_two_splits", 1, True)]
+    assert [(f.kind, f.count, f.severity) for f in report.findings] == [("patient_in_two_splits", 1, "leak")]
     assert report.findings[0].examples == (f"{patient}: test, train",)
 
 
@@ -136,6 +139,7 @@ def test_the_same_signal_under_another_name(tmp_path, monkeypatch, noise, kind):
 
 
 USER, ANSWER = Turn("user", "<ecg> Is it normal?"), Turn("assistant", "yes")
+LONG = "left bundle branch block with sinus bradycardia"
 FAULTS = [
     ("turn_order", {"turns": (ANSWER, USER)}),
     ("turn_order", {"turns": (USER,)}),
@@ -146,25 +150,44 @@ FAULTS = [
     ("mark_count", {"turns": (Turn("user", "Is it normal?"), ANSWER)}),
     ("mark_count", {"turns": (Turn("user", "<ecg><ecg> Is it normal?"), ANSWER)}),
     ("mark_in_answer", {"turns": (USER, Turn("assistant", "as in <ecg>"))}),
+    ("answer_in_prompt", {"turns": (Turn("user", f"<ecg> I think: {LONG.upper()} - right?"), Turn("assistant", LONG))}),
+    ("answer_in_prompt", {"turns": (Turn("system", f"Hint: {LONG}"), USER, Turn("assistant", LONG))}),
     (
-        "answer_in_question",
-        {"turns": (Turn("user", "<ecg> Is it Sinus Bradycardia, yes?"), Turn("assistant", "sinus bradycardia."))},
+        "answer_in_prompt",
+        {
+            "turns": (
+                USER,
+                ANSWER,
+                Turn("user", f"Why is it a {LONG}?"),
+                ANSWER,
+                Turn("user", "So?"),
+                Turn("assistant", LONG),
+            )
+        },
     ),
-    ("not_in_store", {"ecgs": ("fake/unknown",)}),
     ("patient_mismatch", {"patients": ("fake/p7",)}),
     ("patient_mismatch", {"patients": ()}),
     ("no_split", {"split": ""}),
     ("no_split", {"split": "dev"}),
 ]
+BRADYCARDIA = (Turn("user", "<ecg> Is it Sinus Bradycardia, yes?"), Turn("assistant", "sinus bradycardia."))
+EXTRACTED = (Turn("user", f"Which block? The report says: {LONG}."), Turn("assistant", LONG))
+NOTES = [
+    ("answer_words_in_question", {"turns": BRADYCARDIA}),
+    ("answer_words_in_question", {"turns": EXTRACTED, "ecgs": (), "patients": ()}),
+    ("not_in_store", {"ecgs": ("fake/unknown",)}),
+]
 
 
-@pytest.mark.parametrize(("kind", "change"), FAULTS)
-def test_a_fault_is_found_under_its_name_and_is_no_leak(store, kind, change):
+@pytest.mark.parametrize(("kind", "change"), [*FAULTS, *NOTES])
+def test_a_fault_is_found_under_its_name_and_fails_and_a_note_does_not(store, kind, change):
     good = Conversation("a", "labels", "normal", "train", ("fake/000",), ("fake/p0",), (USER, ANSWER))
     assert kinds([good], store) == {}
     report = audit([replace(good, **change)], store)
     assert [finding.kind for finding in report.findings] == [kind]
-    assert report.ok and "a" in report.findings[0].examples[0]
+    assert report.ok == ((kind, change) in NOTES)
+    assert ("FAULTY" in report.lines()[-1]) != report.ok
+    assert "a" in report.findings[0].examples[0]
 
 
 def test_what_is_no_fault(store):
@@ -183,6 +206,9 @@ def test_what_is_no_fault(store):
         replace(
             base, turns=(Turn("user", "<ecg> Any abnormality?"), Turn("assistant", "normal"))
         ),  # inside a word only
+        replace(base, turns=(Turn("user", f"<ecg> Which?\nA. {LONG}\nB. normal"), Turn("assistant", LONG))),
+        replace(base, turns=(Turn("user", f"<ecg> Which? (a) {LONG} (b) normal"), Turn("assistant", f"(a) {LONG}"))),
+        replace(base, turns=(Turn("user", f"<ecg> Options: {LONG}, normal"), Turn("assistant", LONG))),
     ]
     for conversation in fine:
         assert kinds([conversation], store) == {}
@@ -228,11 +254,14 @@ def test_no_patient_ids_are_told(tmp_path):
             return replace(super().read(key), patient_id="", patient_known=False)
 
     prepare(Nameless(num=20), FakePipeline(), tmp_path / "store", progress=False)
-    assert kinds(make(SegmentStore(tmp_path / "store")), SegmentStore(tmp_path / "store")) == {"no_patient_id": 20}
+    report = audit(make(SegmentStore(tmp_path / "store")), SegmentStore(tmp_path / "store"))
+    assert [(f.kind, f.count) for f in report.findings] == [("no_patient_id", 20)] and report.ok
+    assert report.num_unknown == 20
+    assert "20 ECGs have no patient id: each counts as a patient of its own" in report.lines()
 
 
 def test_only_four_kinds_of_sharing_and_the_signals_are_leaks():
-    leaks = {kind for kind, (is_leak, _) in KINDS.items() if is_leak}
+    leaks = {kind for kind, (severity, _) in KINDS.items() if severity == "leak"}
     assert leaks == {
         "ecg_in_two_splits",
         "patient_in_two_splits",
@@ -240,3 +269,60 @@ def test_only_four_kinds_of_sharing_and_the_signals_are_leaks():
         "identical_signals",
         "near_duplicate_signals",
     }
+    assert {severity for severity, _ in KINDS.values()} == set(SEVERITIES)
+
+
+def test_the_same_long_answer_about_the_same_ecg_is_a_paraphrase(store):
+    base = Conversation("a", "x", "report", "train", ("fake/000",), ("fake/p0",), (USER, Turn("assistant", LONG)))
+    other = replace(base, id="b", split="test", turns=(Turn("user", "<ecg> Report, please."), Turn("assistant", LONG)))
+    assert kinds([base, other], store)["question_in_two_splits"] == 1
+
+
+def test_the_conversations_are_a_stream_read_once(store):
+    """Nothing is kept of them: what is found is the same, and no conversation is alive when the next one is made."""
+    alive: weakref.WeakSet[Turn] = weakref.WeakSet()
+    most = 0
+
+    class Watched(Turn):
+        """A turn that can be watched."""
+
+    def stream():
+        nonlocal most
+        for conversation in make(store):
+            turns = tuple(Watched(turn.role, turn.text) for turn in conversation.turns)
+            alive.update(turns)
+            most = max(most, len({id(turn) for turn in alive}))
+            fresh = replace(conversation, turns=turns)
+            del turns
+            yield fresh
+            del fresh
+
+    assert audit(stream(), store) == audit(make(store), store)
+    assert most <= 8
+
+
+def test_hashes_in_columns_tell_what_plain_collections_tell():
+    """Against sets and counters of the texts themselves."""
+    rng = np.random.default_rng(0)
+    words = [f"w{n}" for n in rng.integers(0, 300, 2000)]
+    splits = rng.integers(0, 3, 2000).tolist()
+    keys, names, answers = audit_table.Keys(), audit_table.Names(), audit_table.Answers()
+    for number, (word, split) in enumerate(zip(words, splits, strict=True)):
+        keys.add(audit_table.digest(word), split, names.add(word))
+        answers.add(word)
+        assert names[number] == word
+    firsts: dict[str, dict[int, int]] = {}
+    for number, (word, split) in enumerate(zip(words, splits, strict=True)):
+        firsts.setdefault(word, {}).setdefault(split, number)
+    expected = sorted(sorted(where.items()) for where in firsts.values() if len(where) > 1)
+    assert sorted(keys.in_two_splits()) == expected
+    assert list(keys.twice()) == [n for n, word in enumerate(words) if word in words[:n]]
+    total, different, top = answers.counts()
+    counted = Counter(words)
+    assert (total, different) == (2000, len(counted))
+    assert top == sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:3]
+
+
+def test_the_priors_of_labels_and_unknown_patients_are_printed(store):
+    lines = audit(make(store), store).lines()
+    assert any(line.startswith("labels of the records in train: rhythm:SR 100%, superclass:") for line in lines)

@@ -13,7 +13,7 @@ from store_fakes import FakePipeline, FakeSource
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
-from ecglm.store.splits import assign_splits, patient_folds
+from ecglm.store.splits import assign_splits, fold_splits, parse_fold, patient_folds
 
 
 def row(patient: str, fold: int | None = None, split: str = "", record: str = "r", known: bool = True) -> dict:
@@ -120,3 +120,31 @@ def test_d02_folds_are_a_partition_balanced_by_count(numbers, k, seed):
 def test_d02_the_largest_patient_is_not_always_in_the_same_fold():
     patients = ["big"] * 50 + [f"p{n}" for n in range(100)]
     assert len({patient_folds(patients, 5, seed)["big"] for seed in range(20)}) == 5
+
+
+@pytest.mark.parametrize("k", [3, 5, 10])
+def test_d02_over_the_runs_every_patient_is_tested_once_and_validated_once(k):
+    rows = [row(f"p{n}", fold=n % 10 + 1, record=f"r{n}.{m}", known=n % 7 > 0) for n in range(40) for m in range(n % 4)]
+    patients = {item["patient_id"] for item in rows}
+    runs = [fold_splits(rows, k, fold, seed=1) for fold in range(k)]
+    for split in ("test", "val"):
+        parts = [{p for p, s in run.items() if s == split} for run in runs]
+        assert set.union(*parts) == patients and sum(map(len, parts)) == len(patients)
+    for fold, run in enumerate(runs):
+        assert set(run) == patients and run.counts["train"] > 0
+        assert run.plan == {"by": "folds", "k": k, "fold": fold, "seed": 1}
+        assert f"fold {fold} of {k}" in run.lines()[0]
+        assert run.num_unknown == len({item["patient_id"] for item in rows if not item["patient_known"]})
+
+
+@pytest.mark.parametrize(("k", "fold"), [(2, 0), (5, 5), (5, -1), (41, 0)])
+def test_d02_a_fold_that_is_none_is_refused(k, fold):
+    with pytest.raises(ConfigError):
+        fold_splits([row(f"p{n}") for n in range(40)], k, fold)
+
+
+def test_folds_are_named_by_number_and_count():
+    assert parse_fold("0/5") == (0, 5)
+    for bad in ("5", "a/b", "1/5/2", "-1/5", "/", "٣/5"):
+        with pytest.raises(ConfigError, match="FOLD/K"):
+            parse_fold(bad)

@@ -31,6 +31,7 @@ from ecglm.files import (
 from ecglm.models.checkpoint import Bundle, from_pretrained
 from ecglm.models.generate import generate
 from ecglm.prompts.data import EcgSource
+from ecglm.prompts.people import seen
 from ecglm.store.reader import SegmentStore
 from ecglm.types import ECG_MARK, Conversation, EcgInput, Turn
 
@@ -68,6 +69,7 @@ def predict(
     batch_size: int = 32,
     max_new_tokens: int = 128,
     limit: int | None = None,
+    allow_seen: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> PredictResult:
@@ -75,7 +77,8 @@ def predict(
 
     history: in later turns the model sees its own earlier answers (``own``) or the reference ones (``gold``). A killed
     run goes on at the last whole batch and ends with the same bytes. An ECG that cannot be used gives a row with
-    ``error`` and no prediction: it is counted, not dropped. Raises EcglmError for an empty split.
+    ``error`` and no prediction: it is counted, not dropped. Raises EcglmError for an empty split, and for questions
+    about patients the model was trained on (another fold, say), unless ``allow_seen``.
     """
     folder, checkpoint = Path(out), read_manifest(model, "checkpoint")
     for control in controls:
@@ -111,6 +114,8 @@ def predict(
             chosen = _limit(conversations, limit)
             bundle = from_pretrained(model)
             _check_pipeline(bundle, opened)
+            if not allow_seen:
+                _check_unseen(bundle, chosen, data)
             partners: dict[str, str] = {}
             if any(registry.get("controls", c).swaps for c in controls):
                 shown = {pair for c in chosen for pair in zip(c.ecgs, c.patients, strict=True)}
@@ -150,6 +155,16 @@ def _check_pipeline(bundle: Bundle, stores: Sequence[SegmentStore]) -> None:
         if differs:
             told = ", ".join(f"{k} {made.get(k)} (model: {bundle.pipeline.get(k)})" for k in differs)
             raise EcglmError(f"{store.path}: prepared otherwise than the model's data: {told}; prepare it alike")
+
+
+def _check_unseen(bundle: Bundle, conversations: Sequence[Conversation], data: str | Path) -> None:
+    """No question may be about somebody the model has learned from: its answer would be remembered, not read."""
+    known = seen(conversations, bundle.trained_on)
+    if known:
+        raise EcglmError(
+            f"{data}: {len(known)} of {len(conversations)} questions are about patients this model was trained on "
+            f"(first: {known[0].id}); predict the test split of the data or the fold it was trained with"
+        )
 
 
 def _limit(conversations: Sequence[Conversation], limit: int | None) -> list[Conversation]:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ecglm import config as strict
@@ -27,6 +30,7 @@ from ecglm.representations.base import build_representation
 KIND = "checkpoint"
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "ecg.safetensors"
+TRAINED_ON = "trained_on.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ class Bundle:
 
     elm: the network. prompter: tokenizer, chat format, length policy. representation: segment → input.
     pipeline: configuration of the signal pipeline that made the training segments. model: the model settings.
+    trained_on: sorted hashes (``prompts.people``) of the patients and ECGs it has learned from, uint64.
     """
 
     elm: Elm
@@ -75,6 +80,7 @@ class Bundle:
     representation: Any
     pipeline: dict[str, Any]
     model: ModelConfig
+    trained_on: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
     @property
     def num_parameters(self) -> int:
@@ -131,6 +137,8 @@ def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None 
     ecg = {k: v.contiguous().cpu() for k, v in bundle.elm.state_dict().items() if not k.startswith("llm.")}
     if ecg:
         save_file(ecg, folder / WEIGHTS)
+    if len(bundle.trained_on):
+        save_arrays({"people": bundle.trained_on}, folder / TRAINED_ON)
     bundle.representation.save(folder)
     settings = {
         "format": FORMAT,
@@ -184,6 +192,8 @@ def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
     llm, tokenizer = load_llm(str(folder / "llm"))
     bundle = _bundle(llm, tokenizer, model, representation, settings["pipeline"], seed=0)
     load_ecg_weights(bundle.elm, folder)
+    if (folder / TRAINED_ON).is_file():
+        bundle.trained_on = load_arrays(folder / TRAINED_ON)["people"]
     bundle.elm.eval()
     return bundle
 

@@ -21,14 +21,23 @@ class Splits(dict[str, str]):
     """Patient id → ``train``, ``val`` or ``test``.
 
     conflicts: patients whose records have different official splits (test wins, then val). official: how many patients
-    have an official split. num_unknown: how many stand for a record whose source names no patient.
+    have an official split. num_unknown: how many stand for a record whose source names no patient. plan: how the
+    splits were made, JSON-able, for manifests.
     """
 
-    def __init__(self, splits: Mapping[str, str], conflicts: Sequence[str], official: int, num_unknown: int) -> None:
+    def __init__(
+        self,
+        splits: Mapping[str, str],
+        conflicts: Sequence[str],
+        official: int,
+        num_unknown: int,
+        plan: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(splits)
         self.conflicts = tuple(conflicts)
         self.official = official
         self.num_unknown = num_unknown
+        self.plan = dict(plan or {})
 
     @property
     def counts(self) -> dict[str, int]:
@@ -39,7 +48,11 @@ class Splits(dict[str, str]):
     def lines(self) -> list[str]:
         """The split for people, with what must be said in every report."""
         counts = ", ".join(f"{split} {count}" for split, count in self.counts.items())
-        lines = [f"patients: {counts} ({self.official} by official split, {len(self) - self.official} by hash)"]
+        if "fold" in self.plan:
+            made = f"fold {self.plan['fold']} of {self.plan['k']}, seed {self.plan['seed']}"
+        else:
+            made = f"{self.official} by official split, {len(self) - self.official} by hash"
+        lines = [f"patients: {counts} ({made})"]
         if self.num_unknown:
             lines.append(f"{self.num_unknown} records have no patient id: each counts as a patient of its own")
         if self.conflicts:
@@ -96,7 +109,8 @@ def assign_splits(
         for patient, splits in found.items()
     }
     conflicts = [patient for patient, splits in found.items() if len(splits) > 1]
-    return Splits(chosen, conflicts, sum(map(bool, found.values())), len(unknown))
+    plan = {"by": "official" if official else "hash", "seed": seed, "fractions": list(fractions)}
+    return Splits(chosen, conflicts, sum(map(bool, found.values())), len(unknown), plan)
 
 
 def _rows(store: SegmentStore | Iterable[SegmentStore | Row]) -> Iterable[tuple[str, bool, int | None, str]]:
@@ -137,3 +151,32 @@ def patient_folds(patient_ids: Iterable[str], k: int, seed: int = 0) -> dict[str
         folds[patient] = fold
         load[fold] += counts[patient]
     return folds
+
+
+def fold_splits(store: SegmentStore | Iterable[SegmentStore | Row], k: int, fold: int, *, seed: int = 0) -> Splits:
+    """Run ``fold`` (0 … k-1) of a k-fold cross-validation: that fold is test, the next one validation, the rest train.
+
+    Official splits play no part: over the k runs every patient is in exactly one test fold, with all its records.
+    Give every store of the experiment at once, and the same ones for every fold: the partition depends on all patients.
+    Raises ConfigError for k below 3 (nothing would be left to train on) or above the number of patients, and for a fold
+    outside 0 … k-1.
+    """
+    if k < 3 or not 0 <= fold < k:
+        raise ConfigError(f"fold {fold} of {k}: k must be 3 or more and the fold lie between 0 and k - 1")
+    patients: list[str] = []
+    unknown: set[str] = set()
+    for patient, known, _, _ in _rows(store):
+        patients.append(patient)
+        if not known:
+            unknown.add(patient)
+    role = {fold: "test", (fold + 1) % k: "val"}
+    chosen = {patient: role.get(at, "train") for patient, at in patient_folds(patients, k, seed).items()}
+    return Splits(chosen, (), 0, len(unknown), {"by": "folds", "k": k, "fold": fold, "seed": seed})
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """``"i/k"`` as (fold, k): the fold counts from 0. ConfigError for anything else."""
+    fold, _, k = text.partition("/")
+    if not (fold.isascii() and fold.isdigit() and k.isascii() and k.isdigit()):
+        raise ConfigError(f"--fold must be FOLD/K, such as 0/5, found '{text}'")
+    return int(fold), int(k)

@@ -28,6 +28,7 @@ from ecglm.files import (
 )
 from ecglm.models.checkpoint import Bundle, create
 from ecglm.prompts.data import EcgSource, ElmDataset
+from ecglm.prompts.people import people
 from ecglm.representations.ecg_byte import EcgByte
 from ecglm.representations.signal import SignalRepresentation
 from ecglm.representations.symbols import SymbolsRepresentation, train_symbols
@@ -80,6 +81,7 @@ def train(
         conversations = _conversations(recipe)
         train_rows, val_rows = conversations["train"][:limit], conversations["val"][:limit]
         bundle = _bundle(recipe, stores, train_rows)
+        bundle.trained_on = people(train_rows)
         ecgs = EcgSource(stores, bundle.representation)
         datasets = [
             ElmDataset(rows, ecgs, bundle.prompter, share_ecg=recipe.train.share_ecg) for rows in (train_rows, val_rows)
@@ -168,6 +170,8 @@ def _symbols(
         tokenizer = EcgByte.load(options.tokenizer)
         return SymbolsRepresentation(tokenizer, leads=leads, rate=options.rate, max_ecg_tokens=options.max_ecg_tokens)
     records = sorted({e for c in rows for e in c.ecgs})
+    if not records:
+        raise EcglmError("no training conversation shows an ECG to learn symbols from; name symbols.tokenizer")
     chosen = np.random.default_rng(seed).permutation(len(records))[: options.train_segments]
     source = EcgSource(stores, None)
     segments = np.stack([source.segment(records[i]) for i in sorted(chosen)])
