@@ -118,7 +118,7 @@ def test_killed_before_the_end_was_tidied_up(tmp_path, uninterrupted):
     assert tree(out) == uninterrupted
 
 
-@pytest.mark.parametrize("damaged", ["shards/00001.i16", "parts/00001.parquet"])
+@pytest.mark.parametrize("damaged", ["shards/00001.i16", "parts/00001.arrow"])
 def test_a_finished_part_that_rotted_is_made_again(tmp_path, uninterrupted, monkeypatch, damaged):
     out = tmp_path / "store"
 
@@ -149,7 +149,7 @@ def test_two_processes_one_winner(tmp_path, uninterrupted):
     assert [p.name for p in tmp_path.iterdir()] == ["store"]
 
 
-@pytest.mark.parametrize("full", ["shards/00003.i16", "parts/00003.parquet", "index.parquet", "rejects.jsonl"])
+@pytest.mark.parametrize("full", ["shards/00003.i16", "parts/00003.arrow", "index.parquet", "rejects.jsonl"])
 def test_disk_full_names_the_file_and_leaves_no_torn_one(tmp_path, uninterrupted, monkeypatch, full):
     out = tmp_path / "store"
     with monkeypatch.context() as patch:

@@ -69,7 +69,7 @@ def test_a_shard_is_raw_little_endian_microvolts_segment_by_segment(fake_store):
         (1, 16, 1),
         (40, 16, 3),
         (128, 16, 8),
-        (200, 25, 8),
+        (200, 64, 4),
         (2048, 256, 8),
         (32768, 256, 128),
         (32769, 257, 128),

@@ -32,6 +32,8 @@ _COLUMNS = (
 _FILENAME = {"100": "filename_lr", "500": "filename_hr"}
 _STATEMENT = re.compile(r"\s*(['\"])([A-Za-z0-9_/()+.\- ]{1,40})\1\s*:\s*([-+]?\d{1,9}(?:\.\d{0,9})?)\s*")
 _MAX_CODES_TEXT = 4096
+#: What all official names look like; others are looked at part by part.
+_PLAIN_NAME = re.compile(r"records\d+/\d+/\w+", re.ASCII)
 
 #: Records of version 1.0.1 that later versions removed.
 _REMOVED_AFTER_1_0_1 = frozenset({137, *range(139, 144), 145, 456, 458, 459, 461, 462})
@@ -355,6 +357,8 @@ def _is_one(text: str) -> bool:
 
 def _check_file_name(name: str, context: str) -> None:
     """Refuse a file name of the table that is not a plain relative path."""
+    if _PLAIN_NAME.fullmatch(name):
+        return
     parts = name.split("/")
     if name and (any(p in ("", ".", "..") or p.startswith("~") for p in parts) or any(c in name for c in "\\:\0")):
         raise UnsafeInputError(f"{context}: refuses {name!r}; a path inside the folder is needed")

@@ -57,7 +57,7 @@ def parse_table(data: bytes, path: str, required: Sequence[str], key: str | None
                 raise EcglmError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells, {len(names)} columns; quote cells with commas"
                 )
-            row = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
+            row = dict(zip(names, map(str.strip, cells), strict=True))
             if key is not None:
                 value = row[key]
                 if value in lines:

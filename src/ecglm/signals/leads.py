@@ -22,6 +22,8 @@ def canonical_leads(signal: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """
     if signal.ndim != 2 or len(names) != signal.shape[0]:
         raise RejectedRecord("leads_mismatch", f"{len(names)} lead names for a signal of shape {signal.shape}")
+    if tuple(names) == LEADS:
+        return signal
     found: dict[int, int] = {}
     for place, name in enumerate(names):
         row = _ROW.get(name.strip().casefold())
@@ -35,3 +37,11 @@ def canonical_leads(signal: np.ndarray, names: Sequence[str]) -> np.ndarray:
         raise RejectedRecord("lead_missing", f"{len(found)} of 12 leads; missing: {', '.join(missing)}")
     order = tuple(found[row] for row in _PLACE)
     return signal if order == _PLACE else signal[list(order)]
+
+
+def plain(signal: np.ndarray) -> np.ndarray:
+    """float32, C order and writeable: the one type the compiled loops are made for; most often the input itself."""
+    flags = signal.flags
+    if signal.dtype == np.float32 and flags.c_contiguous and flags.writeable and flags.aligned:
+        return signal
+    return np.require(signal, np.float32, ["C", "W"])

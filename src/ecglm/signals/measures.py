@@ -118,6 +118,19 @@ def middle_bin(values: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 @compiled
+def median_residual(signal: np.ndarray) -> float:
+    """Median of ``lead_residual``; 0 where there is nothing to take it of."""
+    residual = np.empty(signal.shape[1], dtype=np.float32)
+    count = lead_residual(signal, residual)
+    if count == 0:
+        return 0.0
+    lower, upper = (count - 1) // 2, count // 2
+    ordered, below = middle_bin(residual[:count])  # a few of the values, the middle ones among them
+    ordered.sort()
+    return (np.float64(ordered[lower - below]) + np.float64(ordered[upper - below])) / 2
+
+
+@compiled
 def _middle(values: np.ndarray) -> float:
     """Median (the upper one of an even number), found by partition in place (Hoare 1961)."""
     wanted, left, right = len(values) // 2, 0, len(values) - 1

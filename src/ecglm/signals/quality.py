@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from ecglm.errors import RejectedRecord
+from ecglm.signals.leads import plain
 from ecglm.types import LEADS
 
 FLAT_SD_MV = 1e-4
@@ -69,7 +70,7 @@ def extremes(signal: np.ndarray) -> Extremes:
 
     num_leads = len(signal)
     found = Extremes(np.empty(num_leads, np.float32), np.empty(num_leads, np.float32), np.empty(num_leads, np.int64))
-    lead_extremes(_plain(signal), found.low, found.high, found.missing)
+    lead_extremes(plain(signal), found.low, found.high, found.missing)
     return found
 
 
@@ -83,11 +84,8 @@ def lead_measures(
     """
     from ecglm.signals.measures import measure
 
-    signal, found = _plain(signal), found or extremes(signal)
-    second = max(1, round(sampling_rate))
-    lag, flat_run = max(1, round(BEND_S * sampling_rate)), max(2, math.ceil(FLAT_RUN_S * sampling_rate))
-    known = np.array([mains < sampling_rate / 2 for mains in MAINS_HZ])
-    leak = np.array([(2 - 2 * math.cos(2 * math.pi * mains * lag / sampling_rate)) ** 2 / 6 for mains in MAINS_HZ])
+    signal, found = plain(signal), found or extremes(signal)
+    second, lag, flat_run, known, leak = _steps(float(sampling_rate))
     out = np.empty((len(spans), len(MEASURES), len(signal)), dtype=np.float32)
     for number, (start, stop) in enumerate(spans):
         part = signal if (start, stop) == (0, signal.shape[1]) else np.ascontiguousarray(signal[:, start:stop])
@@ -100,9 +98,14 @@ def lead_measures(
     return {name: np.ascontiguousarray(out[:, row]) for row, name in enumerate(MEASURES)}
 
 
-def _plain(signal: np.ndarray) -> np.ndarray:
-    """float32, C order and writeable: the one type the loops are compiled for."""
-    return np.require(signal, np.float32, ["C", "W"])
+@lru_cache(maxsize=32)
+def _steps(rate: float) -> tuple[int, int, int, np.ndarray, np.ndarray]:
+    """Per rate: samples in a second, the lag of second differences, samples of a flat run, and for 50 and 60 Hz whether
+    they lie below half the rate and the gain that second differences have for them."""
+    lag = max(1, round(BEND_S * rate))
+    known = np.array([mains < rate / 2 for mains in MAINS_HZ])
+    leak = np.array([(2 - 2 * math.cos(2 * math.pi * mains * lag / rate)) ** 2 / 6 for mains in MAINS_HZ])
+    return max(1, round(rate)), lag, max(2, math.ceil(FLAT_RUN_S * rate)), known, leak
 
 
 @lru_cache(maxsize=32)
@@ -218,8 +221,9 @@ def _still(signal: np.ndarray, found: Extremes) -> np.ndarray:
     """Leads whose standard deviation is under ``FLAT_SD_MV``; computed only where the range leaves it possible."""
     still = np.zeros(len(signal), dtype=bool)
     # sd >= range / sqrt(2 n): a lead with a larger range cannot be that still
-    bound = FLAT_SD_MV * np.sqrt(2 * max(signal.shape[1], 1))
-    for row in np.flatnonzero(found.high - found.low <= bound):
+    bound = FLAT_SD_MV * math.sqrt(2 * max(signal.shape[1], 1))
+    ranges = found.high - found.low
+    for row in np.flatnonzero(ranges <= bound) if len(ranges) and ranges.min() <= bound else ():
         values = signal[row][np.isfinite(signal[row])].astype(np.float64)
         still[row] = values.size == 0 or values.std() < FLAT_SD_MV
     return still
@@ -230,19 +234,12 @@ def _saturated(signal: np.ndarray, found: Extremes) -> np.ndarray:
     from ecglm.signals.measures import clipped_leads
 
     clipped = np.empty(len(signal), dtype=np.int64)
-    clipped_leads(_plain(signal), found.low, found.high, SATURATED_RUN, clipped)
+    clipped_leads(plain(signal), found.low, found.high, SATURATED_RUN, clipped)
     return np.flatnonzero(clipped)
 
 
 def _einthoven(signal: np.ndarray) -> float:
     """Median of abs(II - I - III) over the samples that all three leads have; 0 without any."""
-    from ecglm.signals.measures import lead_residual, middle_bin
+    from ecglm.signals.measures import median_residual
 
-    residual = np.empty(signal.shape[1], dtype=np.float32)
-    count = lead_residual(_plain(signal), residual)
-    if count == 0:
-        return 0.0
-    lower, upper = (count - 1) // 2, count // 2
-    ordered, below = middle_bin(residual[:count])  # a few of the values, the middle ones among them
-    ordered = np.partition(ordered, (lower - below, upper - below))
-    return (float(ordered[lower - below]) + float(ordered[upper - below])) / 2
+    return float(median_residual(plain(signal)))

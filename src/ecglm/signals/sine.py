@@ -4,8 +4,8 @@ For x(1) … x(N-1) between two zeros, S(k) = sum of x(n) sin(pi n k / N), k = 1
 Y of y(n) = sin(pi n / N) (x(n) + x(N-n)) + (x(n) - x(N-n)) / 2:  S(2q) = -Im Y(q),  S(1) = Re Y(0) / 2,
 S(2q+1) = S(2q-1) + Re Y(q). The transform is its own inverse up to 2 / N.
 
-The running sum makes an error of Y up to N / pi times as large at the signal's ends: the first transform is float64.
-The second, whose sum runs over samples, may be float32 for short signals.
+The running sum makes an error of Y up to N / pi times as large at the signal's ends: float32 is for short signals
+(``resample.MAX_NARROW_FIRST``, ``MAX_NARROW``). All else is computed in float64.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def continue_oddly(
 
     signal: float32 ``(num_leads, num_samples)``, num_samples <= N; lengthened to N by its odd reflection about the last
     sample (a constant where it is too short for that). The line from sample 0 to node N, which repeats sample N-1, is
-    taken away first; its start and slope go to ``ends`` ``(num_leads, 2)``. ramp: 0 … N. All but the signal is float64.
+    taken away first; its start and slope go to ``ends`` ``(num_leads, 2)``. ramp: 0 … N. ``mixed`` may be float32.
     """
     num_leads, num_samples = signal.shape
     size = mixed.shape[1]
@@ -57,13 +57,13 @@ def continue_oddly(
 def apply_gain(spectrum: np.ndarray, gain: np.ndarray, sines: np.ndarray, mixed: np.ndarray) -> None:
     """Multiply S(1) … S(K) by ``gain`` and fill ``mixed`` ``(num_leads, M)``, what the second FFT is taken of.
 
-    spectrum: the first FFT as float64 ``(num_leads, 2 * bins)``, real and imaginary parts in turn.
+    spectrum: the first FFT as real numbers ``(num_leads, 2 * bins)``, real and imaginary parts in turn.
     """
     size, kept = mixed.shape[1], len(gain)
     scaled = np.zeros(size + 1)
     for lead in range(len(mixed)):
         row = spectrum[lead]
-        odd = 0.5 * row[0]
+        odd = 0.5 * np.float64(row[0])
         scaled[1] = odd * gain[0]
         for q in range(1, (kept + 1) // 2):
             odd += row[2 * q]

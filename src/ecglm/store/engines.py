@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecglm.errors import ConfigError, EcglmError, nearest
-from ecglm.store.pool import run_pool
+from ecglm.store.pool import WORKER_ENVIRONMENT, run_pool
 from ecglm.store.progress import RecordProgress
 from ecglm.store.writer import Source, part_finished, write_shard
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 #: Writes the shard of every chunk (shard number → record ids) into a store's folder, with so many workers.
 Engine = Callable[["Source", "Pipeline", Path, dict[int, list[str]], int, RecordProgress], None]
-
-#: Tasks get one CPU each; numeric libraries that took all of a node's would overrun it.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
 def run_engine(name: str) -> Engine:
@@ -64,7 +61,7 @@ def run_ray(
     if owned:
         _start_ray(ray, min(workers, len(chunks)))
     try:
-        task = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": _ONE_THREAD})(_write)
+        task = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": WORKER_ENVIRONMENT})(_write)
         shared = ray.put((source, pipeline, out))
         pending = [task.remote(shared, number, keys) for number, keys in chunks.items()]
         try:

@@ -17,7 +17,7 @@ from ecglm.errors import TornOutputError
 from ecglm.store.finish import remove_leftovers
 from ecglm.store.progress import RecordProgress
 from ecglm.store.reader import SegmentStore
-from ecglm.store.writer import INDEX, SCHEMA, part_finished, part_names, shard_name
+from ecglm.store.writer import INDEX, SCHEMA, part_bytes, part_finished, part_names, shard_name
 
 _BATCH, _BLOCK = 8192, 1 << 20
 
@@ -103,7 +103,7 @@ def _write_part(
         rows = rows.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
     table, note = part_names(number)
     with files.atomic_path(out / table) as temporary, open(temporary, "wb") as handle:
-        pq.write_table(rows.combine_chunks(), handle, compression="zstd")
+        handle.write(part_bytes(rows.combine_chunks()))
     facts = {
         "num_segments": rows.num_rows,
         "sha256": digest.hexdigest(),

@@ -20,7 +20,12 @@ from ecglm.store.writer import Source, write_shard
 if TYPE_CHECKING:
     from ecglm.signals.pipeline import Pipeline
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+#: What a worker starts with: one thread for the numeric libraries, or the cores are overrun; and the arrays of one
+#: record kept for the next by the C library (glibc), which otherwise asks the kernel for them again each time.
+WORKER_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(256 << 20)),
+}
 
 
 def run_pool(
@@ -35,7 +40,7 @@ def run_pool(
     shared = context.Array("q", 3)  # records done, records rejected, stop
     start = (source, pipeline, out, shared)
     with (
-        _one_thread_each(),
+        _worker_environment(),
         ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start) as pool,
     ):
         try:
@@ -56,10 +61,10 @@ def run_pool(
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Numeric libraries read these when a worker imports them: one thread per process, or the cores are overrun."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+def _worker_environment() -> Iterator[None]:
+    """What is set here a spawned process finds when it starts."""
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    os.environ.update(WORKER_ENVIRONMENT)
     try:
         yield
     finally:
