@@ -5,7 +5,7 @@ parent and of its largest worker, measured by the kernel. The cost of one more r
 over the difference of their records, so that starting up counts nowhere; of 1k and 4k the best of the repeats is taken.
 
 Bars: a record costs at most 1.25 times as much processor time from 4k to 20k as from 1k to 4k; peak memory from 1k to
-20k grows by at most 10 % (workers) and 5 kB a record (parent: the list of record ids, one row group of the index, both
+20k grows by at most 10 % (workers) and 4 kB a record (parent: the list of record ids, one row group of the index, both
 of fixed size per record or altogether); two workers do at least 0.8 × 2 times the records per second of one.
 """
 
@@ -26,7 +26,7 @@ import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 SEG_LEN = 2500
-BAR_LINEAR, BAR_WORKER_MEMORY, BAR_PARENT_KB, BAR_SCALING = 1.25, 1.10, 5.0, 0.8
+BAR_LINEAR, BAR_WORKER_MEMORY, BAR_PARENT_KB, BAR_SCALING = 1.25, 1.10, 4.0, 0.8
 
 Run = dict[str, float]
 

@@ -354,7 +354,7 @@ def test_a_full_disk_while_training(trained, tmp_path):
 
 def test_a_full_disk_while_predicting(trained, good_store, tmp_path):
     given = ("predict", "--model", trained / "run" / "best", "--data", trained / "q.parquet", "--store", good_store,
-             "--split", "train", "--batch-size", 4, "--max-new-tokens", 2)  # fmt: skip
+             "--split", "train", "--allow-seen", "--batch-size", 4, "--max-new-tokens", 2)  # fmt: skip
     ran = limited(4_000, *given, "--out", tmp_path / "p")
     assert ran.returncode == 2 and "Traceback" not in ran.stderr, ran.stderr[-2000:]
     (line,) = ran.stderr.splitlines()

@@ -51,6 +51,7 @@ def map_corpus(
         **known,
         **options,
         "splits": fingerprint(dict(splits)) if splits else None,
+        "split_plan": getattr(splits, "plan", None) or None,
     }
     inputs: dict[str, Any] = {f"store{i or ''}": s.fingerprint for i, s in enumerate(stores)}
     if reads_files(corpus) and root is None:

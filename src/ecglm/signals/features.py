@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pywt
 import scipy.fft
 import scipy.signal
 
 from ecglm.errors import EcglmError
+from ecglm.signals.compiled import compiled
 from ecglm.types import LEADS
 
 #: What is measured on each lead, in this order. Amplitudes in mV, power in mV²/Hz, times in s, the rate in bpm.
@@ -125,7 +125,7 @@ def _beats(x: np.ndarray, rate: float, high: np.ndarray, low: np.ndarray, out: n
     _beats_of_rows(x, rate, np.ascontiguousarray(high), np.ascontiguousarray(low), apart, window, later, out)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _peaks(x: np.ndarray, height: float, distance: int) -> np.ndarray:
     found = np.empty(len(x) // 2 + 1, np.int64)
     count, i, last = 0, 1, len(x) - 1
@@ -159,7 +159,7 @@ def _peaks(x: np.ndarray, height: float, distance: int) -> np.ndarray:
     return found[keep]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _beats_of_rows(
     x: np.ndarray,
     rate: float,
