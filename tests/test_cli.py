@@ -574,3 +574,12 @@ def test_an_interrupt_ends_with_130(tmp_path):
     _, err = run.communicate(timeout=30)
     assert run.returncode == 130 and "interrupted; the same command goes on where it was" in err
     assert "Traceback" not in err and not (tmp_path / "s" / "manifest.json").exists()
+
+
+def test_a_corpus_about_ecgs_needs_stores(tmp_path):
+    assert "--store DIR" in ecglm("map", "labels", "--out", tmp_path / "x.parquet").error
+
+
+def test_too_short_records_name_the_length_of_segments(tmp_path):
+    given = ("--set", "num_patients=2", "--set", "duration_s=8", "--seg-len", 5000)
+    assert "shorter --seg-len" in ecglm("prepare", "synthetic", "--out", tmp_path / "s", *given).error

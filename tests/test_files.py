@@ -466,3 +466,14 @@ def test_a_folder_is_locked_from_beside_it(tmp_path):
         with files.folder_lock(tmp_path / "p"):
             pass
     assert names(tmp_path) == ["o"]
+
+
+def test_an_attempt_without_any_result_binds_nobody(tmp_path):
+    """A mistake found at the first record must not make the mended command an error."""
+    out = tmp_path / "store"
+    assert files.output_state(out, "x", "plan one", overwrite=False) == "new"
+    (out / "shards").mkdir()
+    assert files.output_state(out, "x", "plan two", overwrite=False) == "new"
+    (out / "shards" / "00000.i16").write_bytes(b"1")
+    with pytest.raises(StaleOutputError):
+        files.output_state(out, "x", "plan three", overwrite=False)

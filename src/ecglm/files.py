@@ -232,7 +232,7 @@ def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: 
         if not (folder / MANIFEST).exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
             raise EcglmError(f"{folder}: not made by ecglm, will not be overwritten; choose another --out")
         shutil.rmtree(folder)
-    if not folder.exists() or {p.name for p in folder.iterdir()} <= {"plan.json", "rejects.jsonl"}:
+    if not folder.exists() or _contents(folder) <= {"plan.json", "rejects.jsonl"}:
         with write_errors(folder):  # an attempt that ended before its first result binds nobody
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "plan.json", {"kind": kind, "fingerprint": plan})
@@ -247,6 +247,11 @@ def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: 
             f"{folder}: made with other settings or from other inputs; use --overwrite to replace it, or another --out"
         )
     return "finished" if finished else "unfinished"
+
+
+def _contents(folder: Path) -> set[str]:
+    """Names in a folder; folders that hold nothing do not count."""
+    return {p.name for p in folder.iterdir() if not p.is_dir() or any(p.iterdir())}
 
 
 def bare_file_name(name: str, context: str) -> str:

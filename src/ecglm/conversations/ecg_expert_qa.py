@@ -28,6 +28,8 @@ FORMS: dict[frozenset[str], tuple[str, str, str, str]] = {
 }
 _DIALOGUES = ("conversations", "conversation", "messages")
 _CHINESE = re.compile("[\u3400-\u9fff]")
+#: No item shows an ECG: no store is needed.
+TEXT_ONLY = True
 
 
 @register("conversations", "ecg-expert-qa")

@@ -87,6 +87,11 @@ def takes_splits(corpus: str) -> bool:
     return "splits" in _parameters(corpus)
 
 
+def needs_stores(corpus: str) -> bool:
+    """Whether the corpus is about ECGs, which stores must hold."""
+    return not getattr(sys.modules[registry.get("conversations", corpus).__module__], "TEXT_ONLY", False)
+
+
 def _parameters(corpus: str) -> Mapping[str, inspect.Parameter]:
     mapper: Callable[..., Any] = registry.get("conversations", corpus)
     return inspect.signature(mapper).parameters

@@ -163,7 +163,7 @@ def _check_unseen(bundle: Bundle, conversations: Sequence[Conversation], data: s
     if known:
         raise EcglmError(
             f"{data}: {len(known)} of {len(conversations)} questions are about patients this model was trained on "
-            f"(first: {known[0].id}); predict the test split of the data or fold it was trained with, or say --allow-seen"
+            f"(first: {known[0].id}); predict its own test split or fold, or say --allow-seen"
         )
 
 

@@ -58,7 +58,7 @@ def percentiles(
     if 0 < nominal < len(records) and not allow_nominal:
         raise EcglmError(
             f"{nominal} of {len(records)} records (such as CODE-15 %) give their unit only nominally and would shift "
-            "the percentiles of the others; give stores apart, or allow_nominal to mix them knowingly"
+            "the percentiles of the others; give stores apart, or --allow-nominal to mix them knowingly"
         )
     histogram = _histogram(found, by_record, counts, num_values, np.random.default_rng(seed))
     settings = {**found.settings, "seed": seed, "num_values": num_values, "allow_nominal": allow_nominal}

@@ -83,11 +83,11 @@ def prepare(
     if summary.num_rejected > max_reject * summary.num_keys:
         share = summary.num_rejected / summary.num_keys
         first = next(row for row in files.read_jsonl(out / REJECTS) if "segment" not in row)
+        shorter = ", give a shorter --seg-len" if "too_short" in summary.reasons else ""
         raise EcglmError(
             f"{out / REJECTS}: {summary.num_rejected} of {summary.num_keys} records rejected ({share:.1%}, more than "
             f"--max-reject {max_reject:g}): {counts_text(summary.reasons)} (first: {first['detail']}); "
-            "the store is complete without them, look at "
-            "the log, then mend the files or raise --max-reject"
+            f"the store is complete without them, look at the log, then mend the files{shorter} or raise --max-reject"
         )
     return summary
 

@@ -23,7 +23,7 @@ def split_options(source: Any, pipeline: Any, given: tuple[str, ...]) -> tuple[d
     from ecglm.config import coerce, describe
     from ecglm.errors import nearest
 
-    known = {f.name: kind for kind in (pipeline, source) for f in dataclasses.fields(kind)}
+    known = {f.name: kind for kind in (pipeline, source) for f in dataclasses.fields(kind) if f.name != "root"}
     found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for text in given:
         key, equals, value = text.partition("=")

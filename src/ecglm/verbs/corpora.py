@@ -49,13 +49,15 @@ def map_(
     import typing
 
     from ecglm import registry
-    from ecglm.conversations.make import lines, map_corpus, options_of, reads_files, takes_splits
+    from ecglm.conversations.make import lines, map_corpus, needs_stores, options_of, reads_files, takes_splits
     from ecglm.store.reader import SegmentStore
     from ecglm.store.splits import assign_splits, fold_splits, parse_fold
 
     mapper = registry.get("conversations", corpus)
     if root is None and reads_files(corpus):
         raise ConfigError(f"corpus '{corpus}' reads files: say where with --root DIR")
+    if not store and needs_stores(corpus):
+        raise ConfigError(f"corpus '{corpus}' is about ECGs: name the stores that hold them with --store DIR")
     known = options_of(corpus)
     options = function_options(known, typing.get_type_hints(mapper), set)
     given: dict[str, Any] = {"limit": 50 if dev and limit is None else limit, "variant": variant}
