@@ -170,7 +170,7 @@ def test_a_long_record():
         (ecg(), 500.0, LEADS[:11], "leads_mismatch"),
         (np.zeros((12, 5000), np.float32), 500.0, LEADS, "flat"),
         (np.full((12, 5000), 0.5, np.float32), 500.0, LEADS, "flat"),
-        (np.full((12, 5000), np.nan, np.float32), 500.0, LEADS, "flat"),
+        (np.full((12, 5000), np.nan, np.float32), 500.0, LEADS, "nan"),
         (ecg(), 0.0, LEADS, "rate_invalid"),
         (ecg(), float("nan"), LEADS, "rate_invalid"),
         (ecg(), 1e-9, LEADS, "rate_unsupported"),

@@ -91,6 +91,8 @@ class _Options:
         if signal.shape[1] == 0:
             raise RejectedRecord("too_short", "the record has no samples")
         found = extremes(signal)
+        if found.missing.min() == signal.shape[1]:
+            raise RejectedRecord("nan", "no lead has a sample that is a number")
         quality = assess(signal, record.sampling_rate, found)
         refuse_bad(quality, self.on_bad)
         filled = signal if found.whole else fill_gaps(signal, record.sampling_rate, self.nan_policy)
