@@ -93,8 +93,8 @@ def check_equal(store: SegmentStore, folder: Path) -> float:
 def main() -> int:
     """Print a table, then one JSON line; 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--copies", type=int, default=60, help="copies of each record in the run with two workers")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--copies", type=int, default=150, help="copies of each record in the run with two workers")
     options = parser.parse_args()
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     data = Path(os.environ.get("ECGLM_SHARED_DATA", beside))

@@ -118,22 +118,10 @@ def middle_bin(values: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 @compiled
-def median_residual(signal: np.ndarray) -> float:
-    """Median of ``lead_residual``; 0 where there is nothing to take it of."""
-    residual = np.empty(signal.shape[1], dtype=np.float32)
-    count = lead_residual(signal, residual)
-    if count == 0:
-        return 0.0
-    lower, upper = (count - 1) // 2, count // 2
-    ordered, below = middle_bin(residual[:count])  # a few of the values, the middle ones among them
-    ordered.sort()
-    return (np.float64(ordered[lower - below]) + np.float64(ordered[upper - below])) / 2
-
-
-@compiled
-def _middle(values: np.ndarray) -> float:
-    """Median (the upper one of an even number), found by partition in place (Hoare 1961)."""
-    wanted, left, right = len(values) // 2, 0, len(values) - 1
+def _select(values: np.ndarray, wanted: int) -> float:
+    """The value that sorting would put at ``wanted``, found by partition in place (Hoare 1961): none before it is
+    larger."""
+    left, right = 0, len(values) - 1
     while left < right:
         pivot, i, j = values[wanted], left, right
         while i <= j:
@@ -149,6 +137,25 @@ def _middle(values: np.ndarray) -> float:
         if wanted < i:
             right = j
     return values[wanted]
+
+
+@compiled
+def _middle(values: np.ndarray) -> float:
+    """Median, the upper one of an even number; the values change places."""
+    return _select(values, len(values) // 2)
+
+
+@compiled
+def median_residual(signal: np.ndarray) -> float:
+    """Median of ``lead_residual``; 0 where there is nothing to take it of."""
+    residual = np.empty(signal.shape[1], dtype=np.float32)
+    count = lead_residual(signal, residual)
+    if count == 0:
+        return 0.0
+    ordered, below = middle_bin(residual[:count])  # often few of the values, the middle ones among them
+    lower, upper = (count - 1) // 2 - below, count // 2 - below
+    high = np.float64(_select(ordered, upper))
+    return high if lower == upper else (np.float64(ordered[:upper].max()) + high) / 2
 
 
 @compiled
