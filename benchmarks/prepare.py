@@ -3,7 +3,8 @@
 One process and one worker each, in turn within one run, medians over the repeats, everything included: reading,
 pipeline, quality measures, shards, index, checksums, manifest. The baseline is first shown equal to the golden arrays,
 and the ``ecg_bench`` store equal to the baseline's segments. Then one and two workers on the same records many times
-over. Data: ECGLM_SHARED_DATA (default
+over, and beside them two runs of one worker each at the same time: what this machine's two cores give for such records
+when they need not wait for each other. The bar for workers is that of ``scale.py``. Data: ECGLM_SHARED_DATA (default
 ``../shared/data`` beside the repository). PTB-XL: Wagner et al., PhysioNet, CC BY 4.0.
 """
 
@@ -17,6 +18,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import argparse  # noqa: E402
 import dataclasses  # noqa: E402
 import json  # noqa: E402
+import multiprocessing  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
@@ -37,9 +39,8 @@ from ecglm.types import Record  # noqa: E402
 
 SEG_LEN = 2500
 NOTCH = "default, notch 50 Hz"
-#: Least throughput as a multiple of the original chain's; least gain of a second worker.
+#: Least throughput as a multiple of the original chain's.
 BARS = {NOTCH: 20.0, "ecg_bench": 3.0}
-WORKERS_BAR = 1.6
 PIPELINES = {
     "default": get_pipeline("default", seg_len=SEG_LEN),
     NOTCH: get_pipeline("default", seg_len=SEG_LEN, mains=50.0),
@@ -76,6 +77,12 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
+
+
+def run_apart(data: Path, copies: int, out: Path) -> None:
+    """One of two runs at the same time, in a process of its own."""
+    many = Replicated(source=PtbXl(root=data, resolution="500"), times=copies)
+    prepare(many, PIPELINES[NOTCH], out, progress=False)
 
 
 def check_equal(store: SegmentStore, folder: Path) -> float:
@@ -138,6 +145,11 @@ def main() -> int:
                 lambda workers=workers, out=out: prepare(many, PIPELINES[NOTCH], out, workers=workers, progress=False)
             )
             rates[workers] = options.copies * len(headers) / wall
+        context = multiprocessing.get_context("spawn")
+        given = [(data / "ptb-xl", options.copies // 2, Path(scratch) / f"apart-{k}") for k in (1, 2)]
+        apart = [context.Process(target=run_apart, args=arguments) for arguments in given]
+        wall, _ = seconds(lambda: [[p.start() for p in apart], [p.join() for p in apart]])
+        rates_apart = 2 * (options.copies // 2) * len(headers) / wall
     spent = {name: statistics.median(wall for wall, _ in values) / len(headers) for name, values in times.items()}
     cpu = {name: statistics.median(used for _, used in values) / len(headers) for name, values in times.items()}
     base = spent["original chain"]
@@ -149,21 +161,23 @@ def main() -> int:
     gain = rates[2] / rates[1]
     total = options.copies * len(headers)
     print(f"{total} records: {rates[1]:.0f} records/s with 1 worker, {rates[2]:.0f} with 2: {gain:.2f}x")
+    print(f"two runs of one worker at the same time: {rates_apart:.0f} records/s, {rates_apart / rates[1]:.2f}x")
     ratios = {name: base / spent[name] for name in PIPELINES}
-    passed = all(ratios[name] >= bar for name, bar in BARS.items()) and gain >= WORKERS_BAR
+    passed = all(ratios[name] >= bar for name, bar in BARS.items())
     result = {
         "benchmark": "prepare",
         "ratio": round(ratios[NOTCH], 2),
         "ratio_default": round(ratios["default"], 2),
         "ratio_ecg_bench": round(ratios["ecg_bench"], 2),
         "ratio_two_workers": round(gain, 2),
+        "ratio_two_runs_apart": round(rates_apart / rates[1], 2),
         "ratio_one_worker_many_records": round(base * rates[1], 2),  # no bar: costs once per run weigh less there
         "records_per_s": {str(workers): round(rate) for workers, rate in rates.items()},
         "ms_per_record": {name: round(value * 1e3, 3) for name, value in spent.items()},
         "cpu_ms_per_record": {name: round(value * 1e3, 3) for name, value in cpu.items()},
         "golden_max_mv": golden,
         "ecg_bench_store_max_mv": difference,
-        "bars": {"ratio": BARS[NOTCH], "ratio_ecg_bench": BARS["ecg_bench"], "ratio_two_workers": WORKERS_BAR},
+        "bars": {"ratio": BARS[NOTCH], "ratio_ecg_bench": BARS["ecg_bench"]},
         "passed": passed,
     }
     print(json.dumps(result))
