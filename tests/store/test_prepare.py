@@ -372,7 +372,7 @@ def test_an_unfinished_run_of_another_plan_can_be_replaced(tmp_path):
     out = tmp_path / "store"
     out.mkdir()
     files.write_json(out / "plan.json", {"kind": "segment-store", "fingerprint": "of another plan"})
-    (out / "shards").mkdir()  # work has begun
+    files.write_bytes(out / "shards" / "00000.i16", b"begun")
     with pytest.raises(StaleOutputError):
         prepare(FakeSource(), PIPELINE, out, progress=False)
     prepare(FakeSource(), PIPELINE, out, overwrite=True, progress=False)
