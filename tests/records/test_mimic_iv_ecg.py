@@ -316,7 +316,7 @@ def test_the_official_zip_is_the_folder(source, root, tmp_path):
     for name in source.keys():
         one, other = packed.read(name), source.read(name)
         np.testing.assert_array_equal(one.signal, other.signal)
-        assert replace(one, signal=other.signal) == other
+        assert replace(one, signal=None) == replace(other, signal=None)
 
 
 def test_a_worker_gets_the_options_and_reads_the_tables_once(source):
