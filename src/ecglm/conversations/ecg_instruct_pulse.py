@@ -1,24 +1,25 @@
-"""ECGInstruct, PULSE's 1.2 million items (arXiv 2410.19008): corpus ``ecg-instruct-pulse``."""
+"""ECGInstruct, PULSE's 1.2 million items (arXiv 2410.19008): corpus ``ecg-instruct-pulse``; task ``ecg-instruct``.
+
+Item: ``{id, image, conversations, metadata}``. The first component of ``image`` names the dataset (``DATASETS``); an
+image of any other (scans, other paper layouts) has no recording and is set aside as ``no_signal_record``. Metadata:
+subtask, type and source as the corpus gives them, image, version. It is a training set: there is no official split.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ecglm.conversations.instruction import (
     Aside,
     Item,
-    Rules,
-    map_items,
+    corpus_mapper,
     numbered_record,
     ptb_xl_record,
-    read_files,
     source_id_of,
     text_of,
 )
 from ecglm.conversations.messages import item_messages
-from ecglm.conversations.outcomes import Outcome
 from ecglm.errors import RejectedRecord
 from ecglm.registry import register
 
@@ -35,40 +36,6 @@ DATASETS = {
     "cod15_v4": "code15",
     "code15": "code15",
 }
-
-
-@register("conversations", "ecg-instruct-pulse")
-def map_ecg_instruct_pulse(
-    stores: Any,
-    *,
-    root: str | Path,
-    splits: Mapping[str, str] | None = None,
-    limit: int | None = None,
-    duplicates: str = "error",
-    say_signal: bool = False,
-    strip_prefixes: Sequence[str] = (),
-) -> Iterator[Outcome]:
-    """Items of ECGInstruct whose image was drawn from a recording that is in ``stores``; task ``ecg-instruct``.
-
-    root: the JSON file or its folder. splits: patient id → split (it is a training set, there is no official one).
-    duplicates: what to do with a source id that stands twice: ``error``, ``reject`` or ``keep``. say_signal: the word
-    ``image`` in user turns becomes ``signal``. strip_prefixes: cut off the turns, e.g. ``("user:",)``.
-
-    Item: ``{id, image, conversations, metadata}``. The first component of ``image`` names the dataset (``DATASETS``);
-    an image of any other (scans, other paper layouts) has no recording and is set aside as ``no_signal_record``.
-    Metadata: subtask, type and source as the corpus gives them, image, version.
-    """
-    rules = Rules(
-        corpus=CORPUS,
-        version=VERSION,
-        splits=splits,
-        limit=limit,
-        duplicates=duplicates,
-        say_signal=say_signal,
-        strip_prefixes=strip_prefixes,
-    )
-    rules.check()
-    yield from map_items(stores, read_files(root, FILES, CORPUS), _read, rules)
 
 
 def _read(item: Mapping[str, Any], position: int) -> Item:
@@ -92,3 +59,6 @@ def record_of(image: str) -> str:
         raise Aside("no_signal_record", image[:200])
     name = parts[-1].split("-", 1)[0].split(".", 1)[0]
     return ptb_xl_record(name, image) if dataset == "ptb-xl" else numbered_record(dataset, name, image)
+
+
+map_ecg_instruct_pulse = register("conversations", "ecg-instruct-pulse")(corpus_mapper(CORPUS, FILES, _read, __name__))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,55 @@ def map_items(
             except RecursionError:
                 yield Reject(place, "malformed_item", "nested too deep")
             total += 1
+
+
+def corpus_mapper(
+    corpus: str, files: Sequence[str], parse: Parse, home: str, *, split: str = "", **rules: Any
+) -> Callable[..., Iterator[Outcome]]:
+    """The mapper of a corpus that is one file of items; ``split``: its official one, or empty: patients are split.
+
+    files: where the file lies below ``root``, in the order they are tried. home: the module whose ``VERSION`` and
+    ``__doc__`` are the mapper's. rules: of ``Rules``, what the corpus fixes.
+
+    The mapper's options: root: the file, its folder, or one above it as ``files`` says. splits: patient id → split,
+    where there is no official one. limit: number of items. duplicates: what to do with a source id that stands twice:
+    ``error``, ``reject`` or ``keep``. say_signal: the word ``image`` in user turns becomes ``signal``. strip_prefixes:
+    cut off the turns, e.g. ``("user:",)``.
+    """
+
+    def outcomes(stores: Any, root: str | Path, **chosen: Any) -> Iterator[Outcome]:
+        made = Rules(corpus=corpus, version=sys.modules[home].VERSION, split=split, **chosen, **rules)
+        made.check()
+        yield from map_items(stores, read_files(root, files, corpus), parse, made)
+
+    def official(
+        stores: Any,
+        *,
+        root: str | Path,
+        limit: int | None = None,
+        duplicates: str = "error",
+        say_signal: bool = False,
+        strip_prefixes: Sequence[str] = (),
+    ) -> Iterator[Outcome]:
+        chosen = {"limit": limit, "duplicates": duplicates, "say_signal": say_signal, "strip_prefixes": strip_prefixes}
+        return outcomes(stores, root, **chosen)
+
+    def by_patient(
+        stores: Any,
+        *,
+        root: str | Path,
+        splits: Mapping[str, str] | None = None,
+        limit: int | None = None,
+        duplicates: str = "error",
+        say_signal: bool = False,
+        strip_prefixes: Sequence[str] = (),
+    ) -> Iterator[Outcome]:
+        chosen = {"limit": limit, "duplicates": duplicates, "say_signal": say_signal, "strip_prefixes": strip_prefixes}
+        return outcomes(stores, root, splits=splits, **chosen)
+
+    mapper: Callable[..., Iterator[Outcome]] = official if split else by_patient
+    mapper.__module__, mapper.__doc__ = home, sys.modules[home].__doc__
+    return mapper
 
 
 def _duplicate(rules: Rules, place: str, source_id: str, position: int, first: int) -> str:
