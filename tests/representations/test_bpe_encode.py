@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecglm.errors import EcglmError
+from ecglm.representations import bpe_encode
 from ecglm.representations.bpe import train_merges
-from ecglm.representations.bpe_encode import Expansions, GreedyEncoder, RankedEncoder
+from ecglm.representations.bpe_encode import Expansions, GreedyEncoder, RankedEncoder, id_type
 
 
 def replace(sequence, pair, new):
@@ -63,9 +64,16 @@ few = st.binary(max_size=80).map(lambda b: bytes(97 + x % 3 for x in b))
 corpora = st.lists(st.one_of(runs, few, st.binary(max_size=12)), max_size=5)
 
 
-@settings(deadline=None, max_examples=200)
+#: The trie walked by its table of steps, and, as very large ones, node by node.
+both_walks = pytest.mark.parametrize("max_table", [bpe_encode.MAX_TABLE, 0])
+patched = [HealthCheck.function_scoped_fixture]
+
+
+@both_walks
+@settings(deadline=None, max_examples=100, suppress_health_check=patched)
 @given(corpora, st.integers(0, 40), st.lists(st.one_of(runs, few, st.binary(max_size=30)), max_size=4))
-def test_encoders_equal_the_naive_references_and_decode_back(sequences, num_merges, texts):
+def test_encoders_equal_the_naive_references_and_decode_back(monkeypatch, max_table, sequences, num_merges, texts):
+    monkeypatch.setattr(bpe_encode, "MAX_TABLE", max_table)
     merges = train(sequences, num_merges)
     expansions = Expansions(np.array(merges, np.int32).reshape(-1, 2))
     greedy, ranked = GreedyEncoder(expansions), RankedEncoder(np.array(merges, np.int32).reshape(-1, 2), expansions)
@@ -98,3 +106,33 @@ def test_expansions_refuse_a_later_id_and_a_doubling_bomb():
         Expansions(np.array([[97, 256]]))
     with pytest.raises(EcglmError, match="expansions exceed"):
         Expansions(np.array([[97, 97]] + [[i, i] for i in range(256, 320)]))
+
+
+@both_walks
+@settings(deadline=None, max_examples=40, suppress_health_check=patched)
+@given(st.integers(0, 40), st.integers(0, 6), st.integers(0, 30), st.randoms(use_true_random=False))
+def test_rows_are_encoded_one_behind_the_other(monkeypatch, max_table, num_merges, num_rows, length, random):
+    monkeypatch.setattr(bpe_encode, "MAX_TABLE", max_table)
+    merges = np.array(train([b"abcabcabdaab" * 9], num_merges), np.int32).reshape(-1, 2)
+    expansions = Expansions(merges)
+    texts = np.array([[random.choice(b"abcd\xff") for _ in range(length)] for _ in range(num_rows)], np.uint8)
+    texts = texts.reshape(num_rows, length)
+    for encoder in (GreedyEncoder(expansions), RankedEncoder(merges, expansions)):
+        ids, ends = encoder.rows(texts)
+        single = [encoder(text).tolist() for text in texts]
+        assert ids.tolist() == [token for one in single for token in one]
+        assert ends.tolist() == np.cumsum([len(one) for one in single]).tolist()
+        assert ids.dtype == np.uint16
+        spans = expansions.spans(ids).tolist()
+        assert [texts.tobytes()[a:b] for a, b in spans] == [expansions.texts[i] for i in ids.tolist()]
+
+
+def test_ids_are_of_16_bits_as_long_as_the_vocabulary_fits():
+    assert id_type(65_536) is np.uint16
+    assert id_type(65_537) is np.uint32
+    merges = np.array([(left, right) for left in range(256) for right in range(256)][:65_281], np.int32)
+    expansions = Expansions(merges)
+    text = np.frombuffer(bytes([255, 0, 65, 66]), np.uint8)  # (255, 0) is merge 65,280: id 65,536
+    for encoder in (GreedyEncoder(expansions), RankedEncoder(merges, expansions)):
+        assert encoder(text).dtype == np.uint32
+    assert GreedyEncoder(expansions)(text).tolist() == [65_536, 256 + 65 * 256 + 66]

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_encoded_segments_decode_in_every_mode(tokenizers):
     for tok in tokenizers.values():
         for x in ecg_like(seed=5):
             tokens = tok.encode(x)
-            assert tokens.ids.dtype == np.int32
+            assert tokens.ids.dtype == np.uint16
             assert len(tokens) < x.size / 2  # the merges do something
             assert np.abs(tok.decode(tokens) - x).max() <= (x.max() - x.min()) / 52 + 1e-6
 
@@ -155,11 +156,80 @@ def test_one_sample_encodes():
     assert tok.decode(tok.encode(np.array([[0.25]], np.float32))) == pytest.approx(0.25, abs=1e-6)
 
 
-def test_batch_equals_one_by_one(tokenizers):
+def test_batch_equals_one_by_one_for_any_iterable_and_any_number_of_threads(tokenizers):
+    x = ecg_like(150, num_leads=3, seed=9)
+    mixed = [*x[:3], *x[3:5].astype(np.float64), x[5, :2], x[6, :, :50], (x[7] * 1000).astype(np.int16), *x[8:]]
+    for key in (("segment", "greedy"), ("lead", "greedy"), ("lead", "ranked")):
+        tok = tokenizers[key]
+        for segments in (x, list(x), mixed, x[::2], x[:, ::2], x[:0], []):
+            expected = [tok.encode(s) for s in segments]
+            for threads in (1, 2, 3):
+                for many in (tok.encode_batch(segments, threads=threads), tok.encode_batch(iter(segments))):
+                    assert len(many) == len(expected)
+                    for a, b in zip(expected, many, strict=True):
+                        np.testing.assert_array_equal(a.ids, b.ids)
+                        np.testing.assert_array_equal(a.spans, b.spans)
+                        assert (a.low, a.high, a.shape) == (b.low, b.high, b.shape)
+                        assert b.ids.dtype == np.uint16
+
+
+def test_batch_errors_name_the_segment(tokenizers):
     tok = tokenizers["segment", "greedy"]
-    x = ecg_like(seed=9)
-    for one, many in zip([tok.encode(s) for s in x], tok.encode_batch(x), strict=True):
-        np.testing.assert_array_equal(one.ids, many.ids)
+    x = ecg_like(70, num_leads=2, num_samples=40)
+    x[67, 1, 3] = np.nan
+    for segments in (x, list(x)):
+        for threads in (1, 2):
+            with pytest.raises(EcglmError, match=r"segment 67: .*NaN or infinity"):
+                tok.encode_batch(segments, threads=threads)
+    with pytest.raises(EcglmError, match="segment 1: a segment is an array"):
+        tok.encode_batch([x[0], np.zeros(12)])
+    with pytest.raises(EcglmError, match="empty"):
+        tok.encode_batch(np.zeros((2, 12, 0), np.float32))
+    with pytest.raises(EcglmError, match="threads"):
+        tok.encode_batch(x, threads=0)
+
+
+def test_training_holds_one_segment_at_a_time():
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def stream():
+        nonlocal most
+        for x in ecg_like(20, num_leads=2, num_samples=50):
+            segment = x.copy()
+            alive.append(weakref.ref(segment))
+            most = max(most, sum(ref() is not None for ref in alive))
+            yield segment
+
+    EcgByte.train(stream(), 10)
+    assert most <= 3
+
+
+def test_training_on_nothing_is_an_error():
+    with pytest.raises(EcglmError, match="no segments"):
+        EcgByte.train(iter([]), 10)
+
+
+def test_compat_decoding_is_at_25ths_of_the_range(tokenizers):
+    tok = tokenizers["segment", "greedy"]
+    tokens = tok.encode(ecg_like(1, seed=2)[0])
+    q = np.frombuffer(tok.decode_symbols(tokens.ids).encode(), np.uint8).reshape(tokens.shape) - 97.0
+    expected = tokens.low + q / 25 * (tokens.high - tokens.low)
+    np.testing.assert_allclose(tok.decode(tokens, compat=True), expected, atol=2e-6)
+
+
+def test_a_range_beyond_numbers_is_an_error():
+    with pytest.raises(EcglmError, match="NaN or infinity"):
+        EcgByte([]).encode(np.array([[-1.7e308, 1.7e308]]))
+
+
+def test_more_than_65536_ids_are_of_32_bits(tmp_path):
+    merges = [(left, right) for left in range(256) for right in range(256)][:65_300]
+    tok = EcgByte(merges)
+    tokens = tok.encode(ecg_like(1)[0])
+    assert tokens.ids.dtype == np.uint32
+    assert tok.decode(tokens).shape == (12, 200)
+    assert EcgByte(merges[:65_280]).id_type is np.uint16
 
 
 def test_save_and_load_keep_everything(tmp_path, tokenizers):
@@ -211,13 +281,23 @@ GOOD = {
         ({"merges": [[97, 256]], "num_merges": 1}, "does not exist before it"),
         ({"merges": [[256, 97]], "num_merges": 1}, "does not exist before it"),
         ({"merges": [[97, -1]], "num_merges": 1}, "does not exist before it"),
+        (
+            {"merges": [[97, 97], [258, 98], [257, 97]], "num_merges": 3},
+            "merge 1 .* does not exist before it",
+        ),  # a cycle
+        ({"merges": [[97, 97], [97, 1 << 70]]}, "does not exist before it"),
+        ({"merges": [[97, 97], None]}, "pair of ids"),
+        ({"merges": {"0": [97, 97]}}, "list of pairs"),
+        ({"legacy_vocab_order": [*range(256), 258, 258]}, "legacy_vocab_order"),
+        ({"legacy_vocab_order": [*range(257), 258]}, "legacy_vocab_order"),  # a gap
+        ({"normalise": "percentile", "percentiles": {"p1": 2, "p99": 1}}, "percentiles"),
         ({"merges": [[97, 97], [97, 97]]}, "stands twice"),
         ({"merges": [[97, 97, 97], [97, 98]]}, "pair of ids"),
         ({"merges": [[97, "98"], [97, 98]]}, "pair of ids"),
         ({"merges": [[97, 1.5], [97, 98]]}, "pair of ids"),
         ({"merges": [[97, True], [97, 98]]}, "pair of ids"),
         ({"merges": [[97, 97]] + [[i, i] for i in range(256, 300)], "num_merges": 45}, "expansions exceed"),
-        ({"merges": [[97, 97]] * 70_000}, "at most"),
+        ({"merges": [[97, 97]] * 140_000}, "at most"),
         ({"num_merges": 3}, "num_merges"),
         ({"num_merges": "2"}, "num_merges"),
         ({"normalise": "lead_zscore"}, "normalise"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,16 +16,16 @@ import numpy as np
 from ecglm import files
 from ecglm.errors import EcglmError, nearest
 from ecglm.representations import bpe, bpe_encode
-from ecglm.representations.normalise import EPSILON, percentile_range, value_range
+from ecglm.representations.normalise import percentile_range
+from ecglm.representations.quantise import FIRST_SYMBOL, NUM_SYMBOLS, dequantise, quantise_rows
 
 FORMAT = "ecglm-bpe"
 VERSION = 1
-NUM_SYMBOLS = 26
-FIRST_SYMBOL = ord("a")
-
 NORMALISE = ("instance", "percentile")
 BOUNDARIES = ("none", "segment", "lead")
 ENCODE_MODES = ("greedy", "ranked")
+
+_BLOCK = 16  # segments that one compiled call encodes: together they fit the second-level cache
 
 _REQUIRED = (
     "format", "version", "symbols", "normalise", "boundary", "encode_mode", "merges", "num_merges", "trained_on",
@@ -35,9 +37,10 @@ _OPTIONAL = ("percentiles", "legacy_vocab_order")
 class EcgTokens:
     """One encoded segment.
 
-    ids: int32 ``(num_tokens,)``. low, high: mV, the range the symbols span (needed to decode to mV). shape:
-    ``(num_leads, num_samples)`` of the segment. spans: int64 ``(num_tokens, 2)``, first and past-the-last symbol of
-    each token in the segment flattened lead by lead; they tile ``[0, num_leads * num_samples)``.
+    ids: uint16 ``(num_tokens,)``, or uint32 where the vocabulary has more than 65,536 ids. low, high: mV, the range the
+    symbols span (needed to decode to mV). shape: ``(num_leads, num_samples)`` of the segment. spans: int64
+    ``(num_tokens, 2)``, first and past-the-last symbol of each token in the segment flattened lead by lead; they tile
+    ``[0, num_leads * num_samples)``.
     """
 
     ids: np.ndarray
@@ -48,25 +51,6 @@ class EcgTokens:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def quantise(segment: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Symbols 'a'..'z' (uint8 97..122, same shape): ``min(floor(26 * z), 25)``, z between low and high mV, clipped."""
-    z = segment.astype(np.float64)
-    z -= low
-    z /= high - low + EPSILON
-    np.clip(z, 0.0, 1.0, out=z)
-    z *= NUM_SYMBOLS
-    symbols = z.astype(np.uint8)
-    np.minimum(symbols, NUM_SYMBOLS - 1, out=symbols)
-    symbols += FIRST_SYMBOL
-    return symbols
-
-
-def dequantise(symbols: np.ndarray, low: float, high: float) -> np.ndarray:
-    """float32 mV at the bin centres; within ``(high - low) / 52 + 1e-6`` of what lay inside the range."""
-    z = (symbols.astype(np.float64) - FIRST_SYMBOL + 0.5) / NUM_SYMBOLS
-    return (low + z * (high - low + EPSILON)).astype(np.float32)
 
 
 class EcgByte:
@@ -130,9 +114,11 @@ class EcgByte:
     ) -> EcgByte:
         """Learn merges from segments ``(num_leads, num_samples)`` in mV (an array of them, or any iterable).
 
+        Segments are read one by one and kept as symbols, a byte per sample, so a generator over a store of any size
+        will do: ``EcgByte.train(store[i] for i in chosen)``.
         Stops before ``num_merges`` where no pair is left that occurs ``min_count`` times: see ``len(tok.merges)``.
         seed: with which the segments were sampled; it is only noted in the file, as training draws nothing at random.
-        progress: called with merges made and asked for. Raises EcglmError for NaN or infinity in a segment.
+        progress: called with merges made and asked for. Raises EcglmError for NaN or infinity in a segment, or none.
         """
         empty = cls(
             [], normalise=normalise, boundary=boundary, encode_mode=encode_mode, percentiles=percentiles
@@ -145,9 +131,11 @@ class EcgByte:
             digest.update(symbols.tobytes())
             sequences.extend(symbols if boundary == "lead" else [symbols.reshape(-1)])
             num_segments += 1
-        if boundary == "none" and sequences:
-            sequences = [np.concatenate(sequences)]
-        merges = bpe.train_merges(sequences, num_merges, min_count=min_count, progress=progress)
+        if not num_segments:
+            raise EcglmError("no segments to train on; give at least one")
+        merges = bpe.train_merges(
+            sequences, num_merges, min_count=min_count, joined=boundary == "none", progress=progress
+        )
         trained_on = {"fingerprint": digest.hexdigest(), "n_segments": num_segments, "seed": seed}
         return cls(
             merges,
@@ -175,31 +163,75 @@ class EcgByte:
         texts = self.expansions.texts
         return np.array([i for i in self._encoder.reachable.tolist() if not texts[i].strip(letters)], np.int32)
 
+    @property
+    def id_type(self) -> type[np.unsignedinteger[Any]]:
+        """uint16, or uint32 where the vocabulary has more than 65,536 ids."""
+        return bpe_encode.id_type(self.vocab_size)
+
     def symbolise(self, segment: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Symbols (uint8, ``(num_leads, num_samples)``) of a segment in mV, and the range low, high in mV."""
-        segment = np.asarray(segment)
-        if segment.ndim != 2 or segment.dtype.kind not in "fiu":
-            raise EcglmError(
-                f"a segment is an array (num_leads, num_samples) in mV, not {segment.dtype} of shape {segment.shape}"
-            )
-        low, high = value_range(segment, self.normalise, self.percentiles)
-        return quantise(segment, low, high), low, high
+        symbols, low, high = self._symbolise(_checked(segment)[None])
+        return symbols[0], float(low[0]), float(high[0])
 
     def encode(self, segment: np.ndarray) -> EcgTokens:
         """Encode a segment ``(num_leads, num_samples)`` in mV. EcglmError for NaN, infinity or another shape."""
-        symbols, low, high = self.symbolise(segment)
-        parts = symbols if self.boundary == "lead" else [symbols.reshape(-1)]
-        ids = np.concatenate([self._encoder(part) for part in parts])
-        ends = np.cumsum(self.expansions.lengths[ids])
-        spans = np.stack([ends - self.expansions.lengths[ids], ends], axis=1)
-        return EcgTokens(ids, low, high, (symbols.shape[0], symbols.shape[1]), spans)
+        return self._encode(_checked(segment)[None])[0]
 
-    def encode_batch(self, segments: Iterable[np.ndarray]) -> list[EcgTokens]:
-        """Encode each of many segments."""
-        return [self.encode(segment) for segment in segments]
+    def encode_batch(self, segments: Iterable[np.ndarray], *, threads: int = 1) -> list[EcgTokens]:
+        """Encode many segments, each as ``encode`` does: an array ``(n, num_leads, num_samples)``, or any iterable.
 
-    def decode(self, tokens: EcgTokens) -> np.ndarray:
-        """The segment in mV, float32 ``(num_leads, num_samples)``, at the bin centres of its symbols."""
+        One compiled call for each run of equally shaped segments; with ``threads`` the runs are shared among them,
+        which changes nothing but the time. EcglmError naming the segment's position for one that cannot be encoded.
+        """
+        if threads < 1:
+            raise EcglmError(f"threads must be at least 1, not {threads}")
+        if threads == 1:
+            return [tokens for first, block in _blocks(segments) for tokens in self._encode(block, first)]
+        made: list[EcgTokens] = []
+        waiting: deque[Future[list[EcgTokens]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for first, block in _blocks(segments):  # a few ahead of the threads: the iterable may be a whole store
+                waiting.append(pool.submit(self._encode, block, first))
+                if len(waiting) > 2 * threads:
+                    made += waiting.popleft().result()
+            for future in waiting:
+                made += future.result()
+        return made
+
+    def _symbolise(self, block: np.ndarray, first: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Symbols of ``(n, num_leads, num_samples)``, and the range of each (float64); first: position, for errors."""
+        rows = block.reshape(len(block), -1)
+        low, high = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = np.isfinite(high - low)
+        if not finite.all():
+            where = "" if first is None else f"segment {first + int(np.argmin(finite))}: "
+            raise EcglmError(
+                f"{where}ECG signal holds NaN or infinity; choose a NaN policy in the pipeline that made it"
+            )
+        if self.normalise == "percentile":
+            low[:], high[:] = percentile_range(self.percentiles)
+        return quantise_rows(rows, low, high).reshape(block.shape), low, high
+
+    def _encode(self, block: np.ndarray, first: int | None = None) -> list[EcgTokens]:
+        symbols, low, high = self._symbolise(block, first)
+        num, (num_leads, num_samples) = len(block), block.shape[1:]
+        texts = symbols.reshape(-1, num_samples) if self.boundary == "lead" else symbols.reshape(num, -1)
+        ids, ends = self._encoder.rows(texts)
+        ends = ends.reshape(num, -1)[:, -1].tolist()
+        spans = self.expansions.spans(ids)
+        made = []
+        for k, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            own = spans[begin:end] - k * num_leads * num_samples
+            made.append(EcgTokens(ids[begin:end], float(low[k]), float(high[k]), (num_leads, num_samples), own))
+        return made
+
+    def decode(self, tokens: EcgTokens, *, compat: bool = False) -> np.ndarray:
+        """The segment in mV, float32 ``(num_leads, num_samples)``, at the bin centres of its symbols.
+
+        Within ``(high - low) / 52 + 1e-6`` mV of what lay between ``tokens.low`` and ``tokens.high``. compat: at
+        ``q / 25`` of the range instead, as ECG-Bench decodes. EcglmError for ids or a shape of another tokenizer.
+        """
         symbols = self.expansions.decode(self._checked_ids(tokens.ids))
         if symbols.size != tokens.shape[0] * tokens.shape[1]:
             raise EcglmError(
@@ -207,7 +239,7 @@ class EcgByte:
             )
         if ((symbols < FIRST_SYMBOL) | (symbols >= FIRST_SYMBOL + NUM_SYMBOLS)).any():
             raise EcglmError("tokens stand for bytes outside 'a'..'z': not an encoded ECG")
-        return dequantise(symbols, tokens.low, tokens.high).reshape(tokens.shape)
+        return dequantise(symbols, tokens.low, tokens.high, compat=compat).reshape(tokens.shape)
 
     def encode_symbols(self, symbols: str | bytes) -> list[int]:
         """Ids of one sequence of symbols; bytes in no merge (any, not only a-z) become byte ids."""
@@ -220,10 +252,9 @@ class EcgByte:
                 symbols = symbols.encode("latin-1")
             except UnicodeEncodeError as error:
                 raise EcglmError(f"symbol {symbols[error.start]!r} is no byte; symbols are 'a' to 'z'") from error
-        ids = self._encoder(np.frombuffer(symbols, np.uint8))
-        ends = np.cumsum(self.expansions.lengths[ids])
-        starts = ends - self.expansions.lengths[ids]
-        return list(zip(ids.tolist(), starts.tolist(), ends.tolist(), strict=True))
+        ids = self._encoder(np.frombuffer(bytearray(symbols), np.uint8))
+        spans = self.expansions.spans(ids).tolist()
+        return [(token, start, end) for token, (start, end) in zip(ids.tolist(), spans, strict=True)]
 
     def decode_symbols(self, ids: Iterable[int] | np.ndarray) -> str:
         """The symbols that ids stand for, one character per byte; EcglmError for an id out of range."""
@@ -233,7 +264,7 @@ class EcgByte:
     def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
         if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self.vocab_size):
             raise EcglmError(f"token ids must be whole numbers from 0 to {self.vocab_size - 1}: another tokenizer?")
-        return ids.astype(np.int32)
+        return ids.astype(self.id_type)
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of the tokenizer file."""
@@ -303,6 +334,39 @@ class EcgByte:
     def load(cls, path: str | os.PathLike[str]) -> EcgByte:
         """Read a tokenizer file; EcglmError naming the file and the field for anything unexpected."""
         return cls.from_dict(files.read_json(path), os.fspath(path))
+
+
+def _checked(segment: Any) -> np.ndarray:
+    """A segment as an array of real numbers of two dimensions, neither empty; EcglmError for anything else."""
+    segment = np.asarray(segment)
+    if segment.ndim != 2 or segment.dtype.kind not in "fiu":
+        raise EcglmError(
+            f"a segment is an array (num_leads, num_samples) in mV, not {segment.dtype} of shape {segment.shape}"
+        )
+    if segment.size == 0:
+        raise EcglmError(f"empty ECG signal of shape {segment.shape}; a segment (num_leads, num_samples) is needed")
+    return segment
+
+
+def _blocks(segments: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Runs of at most ``_BLOCK`` segments of one shape and type as one array, each with the position of its first."""
+    if isinstance(segments, np.ndarray) and segments.ndim == 3 and len(segments):
+        _checked(segments[0])  # one stands for all
+        yield from ((first, segments[first : first + _BLOCK]) for first in range(0, len(segments), _BLOCK))
+        return
+    run: list[np.ndarray] = []
+    first = 0
+    for position, segment in enumerate(segments):
+        try:
+            segment = _checked(segment)
+        except EcglmError as error:
+            raise EcglmError(f"segment {position}: {error}") from error
+        if run and (len(run) == _BLOCK or run[0].shape != segment.shape or run[0].dtype != segment.dtype):
+            yield first, np.stack(run)
+            first, run = position, []
+        run.append(segment)
+    if run:
+        yield first, np.stack(run)
 
 
 def _checked_merges(merges: Any) -> np.ndarray:
