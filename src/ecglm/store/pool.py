@@ -40,7 +40,7 @@ def run_pool(
     shared = context.Array("q", 3)  # records done, records rejected, stop
     start = (source, pipeline, out, shared)
     with (
-        _worker_environment(),
+        worker_environment(),
         ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start) as pool,
     ):
         try:
@@ -61,7 +61,7 @@ def run_pool(
 
 
 @contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
+def worker_environment() -> Iterator[None]:
     """What is set here a spawned process finds when it starts."""
     before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
     os.environ.update(WORKER_ENVIRONMENT)
