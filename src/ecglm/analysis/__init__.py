@@ -1,0 +1,1 @@
+"""Looking into tokens and models: distributions, encoding tracks, round trips, attention."""
