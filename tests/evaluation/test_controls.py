@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ecglm import registry
 from ecglm.errors import ConfigError, EcglmError
-from ecglm.evaluation.controls import apply_control, remove_marks, swap_partners
+from ecglm.evaluation.controls import apply_control, is_perturbation, remove_marks, swap_partners
+from ecglm.representations.augment import perturb
 
 
 @pytest.fixture
@@ -21,19 +22,56 @@ def segment():
     return (np.random.default_rng(0).normal(size=(12, 2500)) * spread).astype(np.float32)
 
 
+PERTURBATIONS = [
+    *("perturb-electrode-swap", "perturb-flat", "perturb-lead-dropout", "perturb-mains", "perturb-muscle"),
+    *("perturb-noise", "perturb-scale", "perturb-step", "perturb-time-shift", "perturb-wander"),
+]
+
+
 def test_names():
-    assert registry.names("controls") == ["blank", "no-ecg", "noise", "swap"]
+    assert registry.names("controls") == sorted(["blank", "no-ecg", "noise", "swap", *PERTURBATIONS])
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_perturbation_shows_the_patients_own_ecg_disturbed(segment, name):
+    shown = apply_control(name, segment, 250, seed=0, row_id="a")
+    np.testing.assert_array_equal(shown, perturb(name.removeprefix("perturb-"), segment, 250, seed=0, row_id="a"))
+    assert shown.dtype == np.float32 and (shown != segment).any()
+    assert is_perturbation(name) and not registry.get("controls", name).swaps
+    # most of the ECG is still there
+    assert np.corrcoef(np.abs(shown).ravel(), np.abs(segment).ravel())[0, 1] > 0.3 or name == "perturb-time-shift"
+
+
+def test_the_noise_of_ecg_bench_and_the_control_are_two_things(segment):
+    """Perturbed: the ECG and a little noise. Control: noise alone."""
+    disturbed = apply_control("perturb-noise", segment, 250, seed=0, row_id="a")
+    assert (disturbed - segment).std() == pytest.approx(0.05 * segment.std(), rel=0.02)
+    assert not is_perturbation("noise")
+
+
+def test_an_effect_of_another_package_is_a_condition_too():
+    code = (
+        "from ecglm import registry; from ecglm.representations.augment import effect\n"
+        "class Plugin:\n"
+        "  def load(self):\n"
+        "    effect('upside-down', stage='gain', title='upside down')(lambda signal, rate, rng: -signal)\n"
+        "registry.entry_points = lambda group: [Plugin()]\n"
+        "from ecglm.evaluation.controls import apply_control; import numpy as np\n"
+        "print(apply_control('perturb-upside-down', np.ones((12, 5)), 100, seed=0, row_id='a').sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == -60
 
 
 def test_blank_is_zero_and_the_segment_is_left_alone(segment):
     before = segment.copy()
-    shown = apply_control("blank", segment, seed=0, row_id="a")
+    shown = apply_control("blank", segment, 250, seed=0, row_id="a")
     assert shown.shape == segment.shape and shown.dtype == np.float32 and not shown.any()
     np.testing.assert_array_equal(segment, before)
 
 
 def test_noise_has_each_leads_own_spread_and_nothing_else_of_it(segment):
-    shown = apply_control("noise", segment, seed=0, row_id="a")
+    shown = apply_control("noise", segment, 250, seed=0, row_id="a")
     assert shown.dtype == np.float32
     np.testing.assert_allclose(shown.std(axis=1), segment.std(axis=1), rtol=0.06)
     assert not shown[0].any()
@@ -43,33 +81,33 @@ def test_noise_has_each_leads_own_spread_and_nothing_else_of_it(segment):
 
 
 def test_noise_depends_on_seed_and_row_only(segment):
-    first = apply_control("noise", segment, seed=0, row_id="a")
-    np.testing.assert_array_equal(first, apply_control("noise", segment, seed=0, row_id="a"))
-    assert (first != apply_control("noise", segment, seed=1, row_id="a")).any()
-    assert (first != apply_control("noise", segment, seed=0, row_id="b")).any()
+    first = apply_control("noise", segment, 250, seed=0, row_id="a")
+    np.testing.assert_array_equal(first, apply_control("noise", segment, 250, seed=0, row_id="a"))
+    assert (first != apply_control("noise", segment, 250, seed=1, row_id="a")).any()
+    assert (first != apply_control("noise", segment, 250, seed=0, row_id="b")).any()
 
 
 def test_noise_is_the_same_in_another_process():
     code = (
         "import numpy as np; from ecglm.evaluation.controls import apply_control as c;"
-        "print(repr(float(c('noise', np.ones((1, 4)) * [0, 1, 2, 3], seed=3, row_id='x')[0, 2])))"
+        "print(repr(float(c('noise', np.ones((1, 4)) * [0, 1, 2, 3], 250, seed=3, row_id='x')[0, 2])))"
     )
-    here = float(apply_control("noise", np.ones((1, 4)) * [0, 1, 2, 3], seed=3, row_id="x")[0, 2])
+    here = float(apply_control("noise", np.ones((1, 4)) * [0, 1, 2, 3], 250, seed=3, row_id="x")[0, 2])
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(there.stdout) == here
 
 
 def test_swap_gives_the_partners_segment_back(segment):
-    shown = apply_control("swap", segment, seed=0, row_id="a")
+    shown = apply_control("swap", segment, 250, seed=0, row_id="a")
     np.testing.assert_array_equal(shown, segment)
     assert shown is not segment
 
 
 def test_no_ecg_has_no_segment_and_unknown_names_are_refused(segment):
     with pytest.raises(EcglmError, match="remove the marks"):
-        apply_control("no-ecg", segment, seed=0, row_id="a")
+        apply_control("no-ecg", segment, 250, seed=0, row_id="a")
     with pytest.raises(ConfigError, match="did you mean 'blank'"):
-        apply_control("blnk", segment, seed=0, row_id="a")
+        apply_control("blnk", segment, 250, seed=0, row_id="a")
 
 
 def test_marks_are_removed():

@@ -23,6 +23,7 @@ from ecglm.evaluation.score import score
 from ecglm.files import read_jsonl, read_manifest
 from ecglm.prompts.examples import Prompter
 from ecglm.records.synthetic import Synthetic
+from ecglm.representations.augment import perturb
 from ecglm.signals.pipeline import get_pipeline
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
@@ -264,6 +265,31 @@ def test_what_each_control_shows(kind: str, ask, request, monkeypatch: pytest.Mo
     else:
         assert len({tuple(t) for t in tokens["blank"]}) == 1
         assert all(r != b for r, b in zip(tokens["real"], tokens["blank"], strict=True))
+
+
+def test_a_perturbation_shows_the_patients_ecg_disturbed(ask, world: World, signal_run, monkeypatch) -> None:
+    names = ("perturb-noise", "perturb-electrode-swap")
+    spy = Spy(monkeypatch)
+    rows = ask(controls=("blank", *names), batch_size=1, seed=4)
+    store = SegmentStore(world.store)
+    for row, shown in zip(rows, spy.shown, strict=True):
+        if row["control"] in names:
+            segment = store[store.segments_of(row["ecgs"][0])[0]]
+            effect = row["control"].removeprefix("perturb-")
+            wanted = perturb(effect, segment, store.rate, seed=4, row_id=f"{row['id']}/0")
+            np.testing.assert_array_equal(shown[0].tensor, wanted)
+    assert {r["control"] for r in rows} == {"real", "blank", *names}
+    found = score(rows, num_resamples=20)
+    assert set(found["robustness"]["rhythm"]["accuracy"]) == set(names)
+    assert found["gaps"]["rhythm"]["accuracy"]["control"] == "blank"
+
+
+def test_a_perturbation_that_the_rate_cannot_show_is_told_at_the_start(ask, tmp_path: Path) -> None:
+    with pytest.raises(EcglmError, match="'mains': 50 Hz cannot be shown at 50 samples"):
+        ask(controls=("perturb-mains",), out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(ConfigError, match="did you mean 'perturb-wander'"):
+        ask(controls=("perturb-wandr",))
 
 
 def test_an_ecg_that_is_not_there_is_an_error_row_and_scored_as_wrong(world: World, ask, tmp_path: Path) -> None:

@@ -115,6 +115,18 @@ def test_d27_no_report_without_controls(tmp_path, make_run, runs):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_perturbations_stand_apart_and_are_no_controls(tmp_path, make_run, runs):
+    rows = make_run(controls=("real", "blank", "perturb-wander"))
+    page = write_report(tmp_path / "r.html", [Run("signal", score(rows, num_resamples=50), {}, rows)]).read_text()
+    before, after = page.split("<h2>Robustness</h2>")
+    assert "baseline wander" in after and "baseline wander" not in before
+    assert "not that the ECG is read" in after
+    assert "<h2>Robustness</h2>" not in write_report(tmp_path / "plain.html", runs).read_text()
+    only = [row for row in rows if row["control"] != "blank"]
+    with pytest.raises(EcglmError, match="has no controls"):
+        write_report(tmp_path / "no.html", [Run("signal", score(only, num_resamples=20), {}, only)])
+
+
 def test_two_runs_of_one_name_are_refused(tmp_path, runs):
     with pytest.raises(EcglmError, match="two runs are called"):
         write_report(tmp_path / "report.html", [runs[0], runs[0]])

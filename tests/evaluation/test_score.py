@@ -74,6 +74,43 @@ def test_the_gap_is_to_the_best_control(make_row):
     assert pairwise["noise"]["value"] == pytest.approx(0.4)
 
 
+def perturbed_rows(make_row):
+    """10 questions: right 9 times on the true ECG, 6 times disturbed, 3 times blank."""
+    rows = []
+    for n in range(10):
+        for control, right in (("real", n < 9), ("blank", n < 3), ("perturb-noise", n < 6)):
+            answer = "a" if right else "b"
+            rows.append(make_row("a", answer, id=f"r{n}", patient_id=f"p{n}", control=control, choices=["a", "b"]))
+    return rows
+
+
+def test_a_perturbation_is_a_loss_and_no_rival_of_the_gap(make_row):
+    found = quick(perturbed_rows(make_row))
+    gap = found["gaps"]["rhythm"]["accuracy"]
+    assert (gap["control"], gap["value"]) == ("blank", pytest.approx(0.6))
+    assert set(found["gap_to"]["rhythm"]["accuracy"]) == {"blank", "majority"}
+    lost = found["robustness"]["rhythm"]["accuracy"]
+    assert set(lost) == {"perturb-noise"}
+    assert lost["perturb-noise"]["value"] == pytest.approx(0.3)
+    assert lost["perturb-noise"]["low"] < 0.3 < lost["perturb-noise"]["high"]
+    assert found["controls"]["perturb-noise"]["rhythm"]["accuracy"]["value"] == 0.6
+
+
+def test_a_row_missing_under_a_perturbation_leaves_the_gap_alone(make_row):
+    rows = perturbed_rows(make_row)
+    whole = quick(rows)
+    cut = quick([r for r in rows if (r["control"], r["id"]) != ("perturb-noise", "r0")])
+    assert cut["gaps"] == whole["gaps"] and cut["gap_to"] == whole["gap_to"]
+    assert cut["robustness"]["rhythm"]["accuracy"]["perturb-noise"]["n"] == 9
+    assert any("missing under 'perturb-noise'" in warning for warning in cut["warnings"])
+
+
+def test_perturbations_alone_are_no_controls(make_row):
+    found = quick([r for r in perturbed_rows(make_row) if r["control"] != "blank"])
+    assert found["controls_missing"] and found["gaps"]["rhythm"] == {}
+    assert found["robustness"]["rhythm"]["accuracy"]["perturb-noise"]["value"] == pytest.approx(0.3)
+
+
 def test_where_less_is_better_the_gap_is_positive_for_the_better(make_row):
     rows = []
     for n in range(6):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ecglm.errors import EcglmError
 from ecglm.evaluation.score import score
-from ecglm.evaluation.tables import Run, print_results, results_table, say
+from ecglm.evaluation.tables import Run, print_results, results_table, robustness_table, say
 
 
 @pytest.fixture
@@ -34,6 +34,34 @@ def test_cells(runs):
     assert first[8].startswith("+")
     assert second[5:7] == ["–", "–"]  # not run
     assert second[8] == "+0.00 [+0.00, +0.00]"
+
+
+@pytest.fixture
+def disturbed(make_run):
+    rows = make_run(skill=0.9, controls=("real", "blank", "perturb-mains", "perturb-no-such-effect"))
+    return Run("signal", score(rows, num_resamples=100), {}, rows)
+
+
+def test_perturbations_have_a_table_of_their_own(runs, disturbed):
+    assert robustness_table(runs)[1:] == []
+    assert results_table([disturbed])[0][4:6] == ["blank", "majority"]  # not among the controls
+    header, *body = robustness_table([disturbed])
+    assert [row[:4] for row in body] == [
+        ["mains hum", "rhythm", "signal", "accuracy"],
+        ["no-such-effect", "rhythm", "signal", "accuracy"],  # of a package that is not installed here
+    ]
+    lost = disturbed.scores["robustness"]["rhythm"]["accuracy"]["perturb-mains"]
+    assert body[0][header.index("lost [95 %]")] == f"{lost['value']:+.2f} [{lost['low']:+.2f}, {lost['high']:+.2f}]"
+    assert lost["value"] > 0.2
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_perturbations_are_printed_apart(runs, disturbed, width):
+    out = io.StringIO()
+    print_results([disturbed, runs[1]], Console(file=out, width=width, force_terminal=True, color_system=None))
+    first, second = out.getvalue().split("Robustness: ")
+    assert "mains hum" not in first and "mains" in second and "not that the ECG" in " ".join(second.split())
+    assert "…" not in out.getvalue()
 
 
 def test_say():

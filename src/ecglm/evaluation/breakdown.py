@@ -127,7 +127,7 @@ def warnings(task: str, rows: TaskRows, counted: dict[str, dict[str, int]]) -> l
     found = []
     for condition, numbers in counted.items():
         if numbers["n_missing"]:
-            treated = "counted as wrong" if condition == REAL else "left out of its score and of the gaps"
+            treated = "counted as wrong" if condition == REAL else "left out of its score and of what is compared to it"
             found.append(
                 f"{task}: {numbers['n_missing']} of {len(rows.asked)} rows missing under '{condition}', {treated}"
             )

@@ -1,8 +1,7 @@
-"""Controls: what a model is shown in place of the patient's ECG, to see whether it looks at the ECG at all."""
+"""Conditions of a test: controls, shown in place of the patient's ECG, and perturbations of the ECG itself."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,21 +9,27 @@ import numpy as np
 
 from ecglm import registry
 from ecglm.errors import EcglmError
+from ecglm.randomness import generator_for
 from ecglm.registry import register
+from ecglm.representations.augment import Effect, perturb
 from ecglm.types import ECG_MARK
 
 REAL = "real"
+#: What the names of perturbations begin with.
+PERTURB = "perturb-"
 
 
 @dataclass(frozen=True)
 class Control:
     """One condition. ``segment`` changes the signal; ``swaps``: the ECG shown is another patient's (``swap_partners``);
-    ``removes_ecg``: nothing is shown and the marks leave the text (``remove_marks``)."""
+    ``removes_ecg``: nothing is shown and the marks leave the text (``remove_marks``); ``perturbs``: the effect
+    (``representations/augment.py``) that disturbs the patient's own ECG, which is no control but a robustness test."""
 
     title: str
     segment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     swaps: bool = False
     removes_ecg: bool = False
+    perturbs: str = ""
 
 
 def _blank(segment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -40,24 +45,29 @@ register("controls", "blank")(Control("blank ECG", _blank))
 register("controls", "noise")(Control("noise", _noise))
 register("controls", "swap")(Control("another patient's ECG", swaps=True))
 register("controls", "no-ecg")(Control("no ECG (text only)", removes_ecg=True))
+for _name in registry.names("augmentations"):
+    _effect: Effect = registry.get("augmentations", _name)
+    register("controls", PERTURB + _name)(Control(_effect.title, perturbs=_name))
 
 
-def generator_for(seed: int, *names: str) -> np.random.Generator:
-    """A generator of its own for a seed and some names: the same in every process and on every machine."""
-    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+def is_perturbation(name: str) -> bool:
+    """Whether a condition shows the patient's own ECG, disturbed: such a one says nothing about reading the ECG."""
+    return name.startswith(PERTURB)
 
 
-def apply_control(name: str, segment: np.ndarray, *, seed: int, row_id: str) -> np.ndarray:
+def apply_control(name: str, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> np.ndarray:
     """The segment the model is shown under a control: float32 ``(num_leads, num_samples)`` mV, never the same object.
 
     ``blank``: zeros. ``noise``: Gaussian, mean zero, each lead's own standard deviation, seeded by seed and row id
-    (give each ECG of a row its own id). ``swap``: hand in the partner's segment, it comes back as it is. ``no-ecg``
-    shows no segment (use ``remove_marks`` on the text): asking for one is an EcglmError, like an unknown name.
+    (give each ECG of a row its own id). ``swap``: hand in the partner's segment, it comes back as it is. ``perturb-…``:
+    the effect at its fixed severity, seeded likewise. ``no-ecg`` shows no segment (use ``remove_marks`` on the text):
+    asking for one is an EcglmError, like an unknown name. rate: Hz.
     """
     control: Control = registry.get("controls", name)
     if control.removes_ecg:
         raise EcglmError(f"control '{name}' shows no ECG, so it has no segment; remove the marks from the text")
+    if control.perturbs:
+        return perturb(control.perturbs, segment, rate, seed=seed, row_id=row_id)
     shown = np.array(segment, dtype=np.float32)
     return control.segment(shown, generator_for(seed, name, row_id)) if control.segment else shown
 

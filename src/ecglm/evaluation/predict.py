@@ -14,7 +14,7 @@ from ecglm import registry
 from ecglm.conversations.table import conversations_fingerprint, read_conversations
 from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.evaluation.baselines import majority_answers
-from ecglm.evaluation.controls import REAL, Control, apply_control, remove_marks, swap_partners
+from ecglm.evaluation.controls import REAL, Control, apply_control, is_perturbation, remove_marks, swap_partners
 from ecglm.files import (
     MANIFEST,
     append_jsonl,
@@ -91,6 +91,7 @@ def predict(
     if history not in ("own", "gold"):
         raise EcglmError(f"history is 'own' or 'gold', found '{history}'")
     opened = [SegmentStore(p) for p in stores]
+    _try_perturbations(controls, opened)
     settings = {
         "controls": [REAL, *controls],
         "split": split,
@@ -127,6 +128,12 @@ def predict(
             rows = read_jsonl(folder / FILE)
             outputs = {name: file_sha256(folder / name) for name in (FILE, "baselines.json")}
             counts = {"num_answers": len(rows), "num_failed": sum("error" in r for r in rows)}
+            counts["num_ecg_cut"] = sum("ecg_shown" in r for r in rows)
+            if counts["num_ecg_cut"]:
+                say(
+                    f"{counts['num_ecg_cut']} of {len(rows)} answers are about an ECG longer than max_ecg_tokens, of "
+                    "which a part was shown: ecg_shown in their rows"
+                )
             write_manifest(folder / MANIFEST, KIND, settings, inputs, outputs, **counts)
     manifest = read_manifest(folder, KIND)
     return PredictResult(folder, manifest["num_answers"], manifest["num_failed"], reused)
@@ -155,6 +162,13 @@ def _check_pipeline(bundle: Bundle, stores: Sequence[SegmentStore]) -> None:
         if differs:
             told = ", ".join(f"{k} {made.get(k)} (model: {bundle.pipeline.get(k)})" for k in differs)
             raise EcglmError(f"{store.path}: prepared otherwise than the model's data: {told}; prepare it alike")
+
+
+def _try_perturbations(controls: Sequence[str], stores: Sequence[SegmentStore]) -> None:
+    """On an empty segment, so that hum which a rate cannot show, say, is told before the first answer."""
+    for control in filter(is_perturbation, controls):
+        for store in stores:
+            apply_control(control, np.zeros((12, store.seg_len)), store.rate, seed=0, row_id="")
 
 
 def _check_unseen(bundle: Bundle, conversations: Sequence[Conversation], data: str | Path) -> None:
@@ -238,6 +252,9 @@ class _Answerer:
             texts = self._generate(examples)
             for i in asked:
                 rows[i].append(self._row(jobs[i], turn, talks[i][-1].text, texts.get(i), failures.get(i)))
+                ecgs = shown[i]
+                if not isinstance(ecgs, str) and any(e.shown for e in ecgs):
+                    rows[i][-1]["ecg_shown"] = [dict(e.shown) for e in ecgs]  # lead → share, {} where all of it
                 gold = _answers(jobs[i].conversation)[turn]
                 own = (texts.get(i) or {}).get("text") or ""
                 talks[i].append(Turn("assistant", gold if self.history == "gold" else own))
@@ -258,11 +275,11 @@ class _Answerer:
         for number, record in enumerate(job.conversation.ecgs):
             source = self.partners[record] if control is not None and control.swaps else record
             try:
-                segment: np.ndarray = self.ecgs.segment(source)
+                segment, rate = self.ecgs.segment(source), self.ecgs.rate(source)
                 if control is not None:
                     row_id = f"{job.conversation.id}/{number}"
-                    segment = apply_control(job.control, segment, seed=self.seed, row_id=row_id)
-                shown.append(self.bundle.representation(segment, self.ecgs.rate(source)))
+                    segment = apply_control(job.control, segment, rate, seed=self.seed, row_id=row_id)
+                shown.append(self.bundle.representation(segment, rate))
             except RejectedRecord as error:
                 return str(error)
         return shown

@@ -11,8 +11,7 @@ from ecglm import files
 from ecglm.errors import EcglmError
 from ecglm.evaluation import report_parts as parts
 from ecglm.evaluation.cards import Card
-from ecglm.evaluation.controls import REAL
-from ecglm.evaluation.tables import Run, check_names, conditions_of, tasks_of
+from ecglm.evaluation.tables import ROBUSTNESS, Run, check_names, conditions_of, perturbations_of, tasks_of
 
 # Nothing is fetched and nothing runs, whatever stands in an answer: even a mistake in escaping has no effect.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -48,7 +47,7 @@ _GUIDE = (
 def check_controls(runs: Sequence[Run]) -> None:
     """EcglmError for a run without any control: its score alone would mean nothing."""
     for run in runs:
-        if not set(run.scores.get("controls", {})) - {REAL}:
+        if not conditions_of([run]):
             raise EcglmError(
                 f"run '{run.name}' has no controls, and a score without them says nothing about reading the ECG; run "
                 "`ecglm predict --controls blank noise swap no-ecg` and `ecglm score` again"
@@ -92,6 +91,7 @@ def render_report(
         "<h2>The same as bars</h2>"
         + parts.legend(runs)
         + f'<div class="grid">{"".join(parts.bars(runs, task) for task in tasks_of(runs))}</div>',
+        _robustness(runs),
         _confusions(runs),
         _cards(cards),
         _fine_print(runs, facts),
@@ -127,6 +127,15 @@ def _guide(runs: Sequence[Run]) -> str:
     shown.add("most frequent answer")
     rows = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in _GUIDE if word in shown)
     return f'<div class="panel"><dl class="guide">{rows}</dl></div>'
+
+
+def _robustness(runs: Sequence[Run]) -> str:
+    if not perturbations_of(runs):
+        return ""
+    return (
+        f"<h2>Robustness</h2><p>Here the model was shown {escape(ROBUSTNESS)}: that is what the gap above is for.</p>"
+        f'<div class="panel">{parts.robustness_html(runs)}</div>'
+    )
 
 
 def _confusions(runs: Sequence[Run]) -> str:

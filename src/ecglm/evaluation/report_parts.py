@@ -17,6 +17,7 @@ from ecglm.evaluation.tables import (
     conditions_of,
     gap_estimate,
     main_estimate,
+    robustness_table,
     say,
     tasks_of,
 )
@@ -121,6 +122,20 @@ def scores_table(runs: Sequence[Run]) -> str:
                 f'<td><span class="verdict {css}">{escape(words)}</span></td></tr>'
             )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def robustness_html(runs: Sequence[Run]) -> str:
+    """The table of the perturbations, one row per perturbation, task and run."""
+    header, *body = robustness_table(runs)
+    num_words = header.index("undisturbed")
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=num' if i >= num_words else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells)
+        )
+
+    rows = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in body)
+    return f'<div class="scroll"><table><thead><tr>{row(header, "th")}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _with_interval(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:

@@ -10,7 +10,7 @@ from ecglm import files
 from ecglm.errors import EcglmError
 from ecglm.evaluation.baselines import MAJORITY, majority_answers
 from ecglm.evaluation.breakdown import attribute_type, by_group, confusion, counts, per_class, warnings
-from ecglm.evaluation.controls import REAL
+from ecglm.evaluation.controls import REAL, is_perturbation
 from ecglm.evaluation.metrics.base import Row, answer_kind, question_type
 from ecglm.evaluation.predictions import Key, by_control, prediction_files, read_predictions
 from ecglm.evaluation.task_rows import TaskRows, labels_for, metrics_of
@@ -36,7 +36,8 @@ def score(
 
     Returns the content of ``scores.json``: per control, task and metric ``value`` (0 to 1; bpm for ``rate_mae``; None
     where undefined), the 95 % interval ``low``, ``high`` over patients, and ``n`` rows; ``gaps``, real − best control
-    on the same resamples, positive where the real ECG does better; baselines, breakdowns, counts and warnings.
+    on the same resamples, positive where the real ECG does better; ``robustness``, real − each perturbation; baselines,
+    breakdowns, counts and warnings.
 
     majority: the most frequent training answers (default: ``baselines.json`` beside the predictions, else those of the
     references themselves, marked ``from_test``). baseline_rows: another system's rows on the same questions, compared
@@ -68,10 +69,11 @@ def score(
         **{part: {c: {} for c in tables} for part in _PER_CONTROL},
         "gaps": {},
         "gap_to": {},
+        "robustness": {},
         "baselines": {MAJORITY: {}, "from_test": from_test},
         "confusion": {},
         "undefined_classes": {},
-        "controls_missing": set(tables) == {REAL},
+        "controls_missing": all(c == REAL or is_perturbation(c) for c in tables),
         "warnings": [],
     }
     for task in sorted({str(row["task"]) for table in tables.values() for row in table.values()}):
@@ -118,11 +120,14 @@ def _score_task(result: dict[str, Any], task: str, rows: TaskRows) -> None:
         for condition, estimated in rows.estimates(metric, labels, rows.select(fits)).items():
             place = result["baselines"][MAJORITY] if condition == MAJORITY else result["controls"][condition]
             place.setdefault(task, {})[name] = estimated
-        shared = rows.select(fits, shared=True)
+        shared = rows.select(fits, shared=[REAL, *rows.rivals, MAJORITY])
         if shared[REAL]:
             result["gap_to"][task][name], headline = rows.gaps(metric, labels, shared)
             if headline is not None:
                 result["gaps"][task][name] = headline
+        disturbed = rows.select(fits, shared=[REAL, *rows.perturbed])
+        if rows.perturbed and disturbed[REAL]:
+            result["robustness"].setdefault(task, {})[name] = rows.gaps(metric, labels, disturbed)[0]
     classes, undefined = per_class(rows)
     counted = counts(rows)
     parts = {

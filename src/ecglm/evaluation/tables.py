@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ecglm import registry
 from ecglm.errors import EcglmError
 from ecglm.evaluation.baselines import MAJORITY
-from ecglm.evaluation.controls import REAL
+from ecglm.evaluation.controls import PERTURB, REAL, is_perturbation
 
 #: Conditions in the order in which they are shown, as a table's heading names them.
 CONDITIONS: dict[str, str] = {
@@ -30,6 +31,8 @@ METRICS: dict[str, str] = {
     "rougeL": "ROUGE-L",
 }
 NONE = "–"
+#: What a perturbation tells, and what it does not.
+ROBUSTNESS = "the patient's own ECG, disturbed. A loss says how easily the answers are upset, not that the ECG is read"
 
 _WIDE = 140  # columns that the whole table needs
 
@@ -59,9 +62,19 @@ def check_names(runs: Sequence[Run]) -> None:
 
 
 def conditions_of(runs: Sequence[Run]) -> list[str]:
-    """Every control that any run has: the usual ones first, then others by name."""
-    found = {c for run in runs for c in run.scores["controls"]} - {REAL}
+    """Every control that any run has: the usual ones first, then others by name. Perturbations are none."""
+    found = {c for run in runs for c in run.scores["controls"] if c != REAL and not is_perturbation(c)}
     return [c for c in CONDITIONS if c in found] + sorted(found - set(CONDITIONS))
+
+
+def perturbations_of(runs: Sequence[Run]) -> list[str]:
+    """Every perturbation that any run has, by name."""
+    return sorted({c for run in runs for c in run.scores["controls"] if is_perturbation(c)})
+
+
+def perturbation_title(name: str) -> str:
+    """A perturbation as a reader knows it: its effect's title; its bare name where the effect is not installed."""
+    return registry.get("controls", name).title if name in registry.names("controls") else name.removeprefix(PERTURB)
 
 
 def tasks_of(runs: Sequence[Run]) -> list[str]:
@@ -78,6 +91,12 @@ def main_estimate(run: Run, condition: str, task: str) -> Mapping[str, Any] | No
 def gap_estimate(run: Run, task: str) -> Mapping[str, Any] | None:
     """The headline gap of a task's main metric, real − best control; None where there are no controls."""
     return run.scores["gaps"].get(task, {}).get(run.scores["main"].get(task))
+
+
+def loss_estimate(run: Run, condition: str, task: str) -> Mapping[str, Any] | None:
+    """What a task's main metric loses under a perturbation; None where that was not run."""
+    metric = run.scores["main"].get(task)
+    return run.scores.get("robustness", {}).get(task, {}).get(metric, {}).get(condition)
 
 
 def say(estimate: Mapping[str, Any] | None, *, with_interval: bool = False, signed: bool = False) -> str:
@@ -118,8 +137,22 @@ def results_table(runs: Sequence[Run]) -> list[list[str]]:
     return table
 
 
+def robustness_table(runs: Sequence[Run]) -> list[list[str]]:
+    """Header and one row per perturbation, task and run: score undisturbed and disturbed, the loss with interval."""
+    table = [["the patient's ECG with", "task", "representation", "metric", "undisturbed", "disturbed", "lost [95 %]"]]
+    for condition in perturbations_of(runs):
+        for task in tasks_of(runs):
+            for run in runs:
+                if (found := main_estimate(run, condition, task)) is not None:
+                    metric = run.scores["main"][task]
+                    words = (perturbation_title(condition), task, run.name, METRICS.get(metric, metric))
+                    lost = say(loss_estimate(run, condition, task), with_interval=True, signed=True)
+                    table.append([*words, say(main_estimate(run, REAL, task)), say(found), lost])
+    return table
+
+
 def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
-    """Print the table of results, what was shown to each model, and every warning that the scores carry.
+    """Print the table of results, that of the perturbations, what was shown to each model, and every warning.
 
     Narrow terminals get intervals on a line of their own and no column for the metric; a file or pipe gets one line
     per row, so that it can be searched.
@@ -150,9 +183,22 @@ def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
         shown = [cells[j].replace(" [", "\n[") if narrow else cells[j] for j in chosen]
         table.add_row(*map(escape, shown), end_section=last_of_task)
     console.print(table)
+    _print_robustness(runs, console)
     for run in runs:
         if run.details:
             facts = ", ".join(f"{key} {value}" for key, value in run.details.items())
             console.print(f"{escape(run.name)}: {escape(facts)}", highlight=False)
     for warning in dict.fromkeys(w for run in runs for w in run.scores["warnings"]):
         console.print(f"[yellow]warning[/yellow] {escape(warning)}", highlight=False)
+
+
+def _print_robustness(runs: Sequence[Run], console: Console) -> None:
+    header, *body = robustness_table(runs)
+    if not body:
+        return
+    table = Table(title=f"Robustness: {ROBUSTNESS}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, title in enumerate(header):
+        table.add_column(title, justify="left" if i < 4 else "right", overflow="fold")
+    for i, cells in enumerate(body):
+        table.add_row(*map(escape, cells), end_section=i + 1 == len(body) or body[i + 1][0] != cells[0])
+    console.print(table)

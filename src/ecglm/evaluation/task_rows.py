@@ -9,7 +9,7 @@ import numpy as np
 
 from ecglm import registry
 from ecglm.evaluation.baselines import MAJORITY, majority_prediction
-from ecglm.evaluation.controls import REAL
+from ecglm.evaluation.controls import REAL, is_perturbation
 from ecglm.evaluation.metrics.base import Metric, Row, answer_kind, class_set, question_type
 from ecglm.evaluation.predictions import Key
 from ecglm.evaluation.statistics import Estimate, clean, estimate, interval, patient_sums, resample_weights
@@ -21,6 +21,9 @@ Rule = Callable[[Row], bool]
 
 class TaskRows:
     """One task. conditions: ``real``, each control, and ``majority`` (the baseline's answers to the same questions).
+
+    controls: the conditions beside ``real``; perturbed: those of them that show the patient's own ECG, disturbed;
+    rivals: the others, which the gap is measured to.
 
     asked: every question of the task under any control, sorted. Where the real run lacks a question it is wrong there;
     where a control lacks one it is left out of that control, since a wrong answer there would flatter the gap.
@@ -41,6 +44,8 @@ class TaskRows:
             asked = {**table, **asked}
         self.asked = dict(sorted(asked.items()))
         self.controls = [c for c in given if c != REAL]
+        self.perturbed = [c for c in self.controls if is_perturbation(c)]
+        self.rivals = [c for c in self.controls if not is_perturbation(c)]
         self.missing = {c: [key for key in self.asked if key not in table] for c, table in given.items()}
         self.rows: dict[str, dict[Key, Row]] = {c: dict(sorted(table.items())) for c, table in given.items()}
         self.rows[REAL] = {
@@ -54,10 +59,11 @@ class TaskRows:
         self.patient_keys = sorted(set(self.patients.values()))
         self._weights = resample_weights(len(self.patient_keys), num_resamples=num_resamples, seed=seed)
 
-    def select(self, rule: Rule, *, shared: bool = False) -> dict[str, Keyed]:
-        """The rows per condition that fit a rule; with ``shared`` only the questions which every condition has."""
-        keys = [key for key in self.asked if not shared or all(key in table for table in self.rows.values())]
-        return {c: [(k, t[k]) for k in keys if k in t and rule(t[k])] for c, t in self.rows.items()}
+    def select(self, rule: Rule, shared: Sequence[str] = ()) -> dict[str, Keyed]:
+        """The rows per condition that fit a rule; shared: of these alone, on the questions that all of them have."""
+        keys = [key for key in self.asked if all(key in self.rows[c] for c in shared)]
+        tables = {c: self.rows[c] for c in shared or self.rows}
+        return {c: [(k, t[k]) for k in keys if k in t and rule(t[k])] for c, t in tables.items()}
 
     def measure(self, groups: Sequence[Keyed], metric: Metric, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """A metric's summed statistics of several groups of rows: ``(g, k)``, and resampled ``(num_resamples, g, k)``.
@@ -90,11 +96,11 @@ class TaskRows:
         return {name: self.estimate(values[i], spread[:, i], group) for i, (name, group) in enumerate(groups.items())}
 
     def gaps(self, metric: Metric, labels: Sequence[str], groups: Mapping[str, Keyed]) -> tuple[dict, dict | None]:
-        """(gap of ``real`` to each other condition, headline gap to the best control), positive where real is better.
+        """(gap of ``real`` to each other condition, headline gap to the best rival), positive where real is better.
 
-        groups hold the same questions under every condition. In each resample the best control is found anew, as
+        groups hold the same questions under every condition. In each resample the best rival is found anew, as
         ``real − max(controls)`` says. A control without a defined value is no rival; the headline is None without
-        controls, and without value where none is defined.
+        rivals among the groups, and without value where none is defined.
         """
         names = list(groups)
         point, resampled = self.measure(list(groups.values()), metric, labels)
@@ -106,19 +112,20 @@ class TaskRows:
             for i, name in enumerate(names)
             if i != real
         }
-        columns = [names.index(c) for c in self.controls]
+        rivals = [c for c in self.rivals if c in groups]
+        columns = [names.index(c) for c in rivals]
         if not columns:
             return pairwise, None
-        rivals = np.where(np.isnan(values[columns]), -np.inf, values[columns])
-        best = int(np.argmax(rivals))
-        if np.isinf(rivals[best]):
-            return pairwise, {"control": self.controls[best], **Estimate(None, None, None, len(group)).as_dict()}
+        scores = np.where(np.isnan(values[columns]), -np.inf, values[columns])
+        best = int(np.argmax(scores))
+        if np.isinf(scores[best]):
+            return pairwise, {"control": rivals[best], **Estimate(None, None, None, len(group)).as_dict()}
         top = np.where(np.isnan(spread[:, columns]), -np.inf, spread[:, columns]).max(axis=1)
         low, high = interval(spread[:, real] - np.where(np.isinf(top), np.nan, top))
         if self.num_patients(group) < 2:
             low, high = None, None
-        gap = Estimate(clean(values[real] - rivals[best]), low, high, len(group))
-        return pairwise, {"control": self.controls[best], **gap.as_dict()}
+        gap = Estimate(clean(values[real] - scores[best]), low, high, len(group))
+        return pairwise, {"control": rivals[best], **gap.as_dict()}
 
 
 def metrics_of(rows: Iterable[Row]) -> list[tuple[str, Metric, Rule]]:
