@@ -14,9 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecglm.conversations.card import dataset_card
-from ecglm.conversations.table import KIND, SCHEMA, conversations_fingerprint, manifest_path, write_conversations
-from ecglm.conversations.table import _conversation as row_conversation
-from ecglm.conversations.table import _rows as table_rows
+from ecglm.conversations.table import (
+    KIND,
+    SCHEMA,
+    conversation_of,
+    conversations_fingerprint,
+    manifest_path,
+    read_rows,
+    write_conversations,
+)
 from ecglm.errors import EcglmError, StaleOutputError, TornOutputError
 from ecglm.files import MANIFEST, atomic_dir, file_sha256, inside, read_manifest, write_manifest, write_text
 from ecglm.types import SPLITS, Conversation
@@ -225,5 +231,5 @@ def _read_folder(folder: Path, source: str, out: str | Path, overwrite: bool) ->
 
 def _rows(files: list[Path], source: str) -> Iterator[Conversation]:
     for path in files:
-        for number, row in enumerate(table_rows(path)):
-            yield row_conversation(row, Path(f"{source}/data/{path.name}"), number)
+        for number, row in enumerate(read_rows(path)):
+            yield conversation_of(row, Path(f"{source}/data/{path.name}"), number)

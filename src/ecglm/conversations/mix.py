@@ -18,13 +18,13 @@ from ecglm.conversations.outcomes import NotAsked, Outcome, SetAside
 from ecglm.conversations.table import (
     KIND,
     SCHEMA,
+    conversation_of,
     conversations_fingerprint,
     is_finished,
     log_path,
     manifest_path,
     write_conversations,
 )
-from ecglm.conversations.table import _conversation as row_conversation
 from ecglm.errors import EcglmError, TornOutputError
 from ecglm.files import file_sha256, fingerprint, read_manifest
 from ecglm.store.reader import SegmentStore
@@ -214,7 +214,7 @@ def _left_out(table: pa.Table, reason: np.ndarray, path: Path) -> Iterator[SetAs
 
 
 def _mixed(row: Mapping[str, Any], path: Path, sha: str, split: str) -> Conversation:
-    conversation = row_conversation(row, path, row["position"])
+    conversation = conversation_of(row, path, row["position"])
     copy = f"~{row['copy'] + 1}" if row["copy"] else ""
     metadata = {**conversation.metadata, "mixed_from": sha[:16]}
     return replace(conversation, id=conversation.id + copy, split=split, metadata=metadata)

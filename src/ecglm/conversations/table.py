@@ -255,8 +255,8 @@ def iter_conversations(
     splits = {split} if isinstance(split, str) else split
     tasks = {task} if isinstance(task, str) else task
     check = _Check(str(target))
-    for row in _rows(target):
-        conversation = _conversation(row, target, check.number)
+    for row in read_rows(target):
+        conversation = conversation_of(row, target, check.number)
         check(conversation)
         if (splits is None or conversation.split in splits) and (tasks is None or conversation.task in tasks):
             yield conversation
@@ -285,7 +285,9 @@ def conversations_fingerprint(path: str | Path) -> str:
     return str(read_manifest(manifest_path(path), KIND)["outputs"][Path(path).name])
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file as they stand, checked for columns alone. EcglmError for other columns,
+    TornOutputError for what cannot be read."""
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(file.schema_arrow, path)
@@ -309,7 +311,8 @@ def _check_schema(schema: pa.Schema, path: Path) -> None:
             raise EcglmError(f"{path}: unknown column '{name}'; known: {', '.join(SCHEMA.names)}")
 
 
-def _conversation(row: Mapping[str, Any], path: Path, number: int) -> Conversation:
+def conversation_of(row: Mapping[str, Any], path: Path, number: int) -> Conversation:
+    """A row as a Conversation. EcglmError naming ``path`` and the row's ``number`` for an empty or broken field."""
     for name, value in row.items():
         parts = value if isinstance(value, list) else []
         inner = [v for part in parts for v in (part.values() if isinstance(part, dict) else [part])]

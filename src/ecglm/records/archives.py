@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
+from ecglm.records.inflate import Inflater
 from ecglm.records.tree import MAX_FILES, TooLargeError, check_name, hidden, open_tree
 from ecglm.records.zip_directory import DEFLATED, STORED, data_start, entries
 
@@ -21,7 +22,6 @@ from ecglm.records.zip_directory import DEFLATED, STORED, data_start, entries
 MAX_RATIO, RATIO_FROM = 1000, 1 << 20
 #: Unpacked bytes between two places from which reading a deflated member can go on.
 _CHECKPOINT = 8 << 20
-_BLOCK = 1 << 18
 
 
 class Member(NamedTuple):
@@ -260,42 +260,16 @@ class _Window(io.RawIOBase):
 
 
 class _Inflated(_Window):
-    """A deflated member as a seekable file: inflating goes on from the nearest of the places passed before."""
+    """A deflated member as a seekable file."""
 
     def __init__(self, archive: _Archive, name: str, start: int, member: Member) -> None:
         super().__init__(archive, name, start, member.size)
-        self._packed = member.packed
-        self._state = (0, 0, zlib.decompressobj(-15))  # unpacked and packed bytes behind us
-        self._places = [(0, 0, zlib.decompressobj(-15))]
+        self._inflater = Inflater(
+            lambda offset, size: archive._pread(name, start + offset, size), member.packed, _CHECKPOINT
+        )
 
     def _take(self, size: int) -> bytes:
-        if self._state[0] > self._at or self._places[-1][0] > self._state[0]:
-            out, packed, inflater = max((p for p in self._places if p[0] <= self._at), key=lambda p: p[0])
-            if not self._state[0] <= self._at or out > self._state[0]:
-                self._state = (out, packed, inflater.copy())
-        parts, wanted = [], self._at + size
-        while size and self._state[0] < wanted:
-            block, end = self._next(wanted - self._state[0]), self._state[0]
-            skip = self._at - (end - len(block))
-            if skip < len(block):
-                parts.append(block[max(0, skip) :])
-        return b"".join(parts)
-
-    def _next(self, at_most: int) -> bytes:
-        """The next unpacked bytes, at most a block."""
-        out, packed, inflater = self._state
-        tail = inflater.unconsumed_tail
-        if not tail:
-            size = min(_BLOCK, self._packed - packed)
-            tail = self._archive._pread(self._name, self._start + packed, size)
-            packed += size
         try:
-            data = inflater.decompress(tail, min(at_most, 4 * _BLOCK))
-        except zlib.error as error:
+            return self._inflater.take(self._at, size)
+        except (zlib.error, EOFError) as error:
             raise self._archive._damaged(self._name, str(error)) from error
-        if not data and not inflater.unconsumed_tail and (packed >= self._packed or inflater.eof):
-            raise self._archive._damaged(self._name, f"ends after {out} of {self._size} bytes")
-        self._state = (out + len(data), packed, inflater)
-        if out + len(data) >= self._places[-1][0] + _CHECKPOINT:
-            self._places.append((out + len(data), packed, inflater.copy()))
-        return data

@@ -1,4 +1,4 @@
-"""A member of a zip archive as a seekable stream: marks left in the packed data make it cheap to go back."""
+"""Deflated data as a seekable stream, and a zip member as one: marks left in the data make it cheap to go back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ecglm.errors import RejectedRecord, UnsafeInputError
 
@@ -16,7 +17,7 @@ _BLOCK = 1 << 20
 #: A mark (about 0.1 MB of state) every so many blocks: going back costs at most this much unpacking.
 _MARK_EVERY = 16
 _CACHED_BLOCKS = 24
-_INPUT = 1 << 15
+_INPUT = 1 << 16
 _MAX_RATIO = 500
 _SMALL = 1 << 24
 
@@ -48,22 +49,63 @@ def open_member(path: Path, member: str) -> io.RawIOBase:
     return MemberStream(handle, start, info.compress_size, info.file_size, packed)
 
 
+class Inflater:
+    """A deflated stream, read from anywhere: unpacking goes on from the nearest mark before the place asked for.
+
+    read: (offset, size) → packed bytes. packed: how many there are. every: unpacked bytes between two marks, each of
+    about 0.1 MB. ``take`` raises zlib.error where the data are damaged, EOFError where they end early.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], packed: int, every: int) -> None:
+        self._read, self._packed, self._every = read, packed, every
+        # Unpacked and packed bytes behind us, and the unpacker as it stood (with the input it has not taken yet).
+        self._marks = [(0, 0, zlib.decompressobj(-zlib.MAX_WBITS))]
+        self._restore(self._marks[0])
+
+    def nearest(self, at: int) -> int:
+        """Where unpacking will go on to reach the place ``at``."""
+        mark = max(m[0] for m in self._marks if m[0] <= at)
+        return self._at if mark <= self._at <= at else mark
+
+    def take(self, at: int, size: int) -> bytes:
+        """``size`` unpacked bytes from the place ``at``."""
+        if (start := self.nearest(at)) != self._at:
+            self._restore(next(m for m in self._marks if m[0] == start))
+        parts = []
+        while size and self._at < at + size:
+            data = self._next(at + size - self._at)
+            skip = max(0, at - (self._at - len(data)))
+            if skip < len(data):
+                parts.append(data[skip:])
+        return b"".join(parts)
+
+    def _restore(self, mark: tuple[int, int, Any]) -> None:
+        self._at, self._input, unpacker = mark
+        self._unpacker = unpacker.copy()
+
+    def _next(self, at_most: int) -> bytes:
+        """The next unpacked bytes, at most a block."""
+        data = self._unpacker.unconsumed_tail
+        if not data:
+            data = self._read(self._input, min(_INPUT, self._packed - self._input))
+            self._input += len(data)
+        part = self._unpacker.decompress(data, min(at_most, _BLOCK))
+        if not part and (not data or self._unpacker.eof):
+            raise EOFError(f"ends after {self._at} bytes")
+        self._at += len(part)
+        if self._at >= self._marks[-1][0] + self._every:
+            self._marks.append((self._at, self._input, self._unpacker.copy()))
+        return part
+
+
 class MemberStream(io.RawIOBase):
     """``size`` bytes that lie in ``handle`` from ``start``, as they are or deflated. OSError where they end early."""
 
     def __init__(self, handle: BinaryIO, start: int, packed_size: int, size: int, packed: bool) -> None:
-        self._handle, self._start, self._packed_size, self._size, self._packed = (
-            handle,
-            start,
-            packed_size,
-            size,
-            packed,
-        )
+        self._handle, self._start, self._size = handle, start, size
         self._at = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        # Block → where the input stands there, and the unpacker as it stood (with the input it has not taken yet).
-        self._marks = {0: (0, zlib.decompressobj(-zlib.MAX_WBITS))}
-        self._restore(0)
+        self._inflater = Inflater(self._packed_bytes, packed_size, _MARK_EVERY * _BLOCK) if packed else None
 
     def readable(self) -> bool:
         return True
@@ -97,52 +139,30 @@ class MemberStream(io.RawIOBase):
         self._handle.close()
         super().close()
 
+    def _packed_bytes(self, offset: int, size: int) -> bytes:
+        self._handle.seek(self._start + offset)
+        return self._handle.read(size)
+
     def _block(self, number: int) -> bytes:
         if number in self._blocks:
             self._blocks.move_to_end(number)
             return self._blocks[number]
-        if self._packed:
-            mark = max(n for n in self._marks if n <= number)
-            if not mark <= self._next <= number:
-                self._restore(mark)
-            while self._next < number:
-                self._keep(self._next, self._unpack())
-            data = self._unpack()
-        else:
-            self._handle.seek(self._start + number * _BLOCK)
-            data = self._handle.read(min(_BLOCK, self._size - number * _BLOCK))
-        self._keep(number, data)
-        return data
+        if self._inflater is None:
+            return self._keep(number, self._packed_bytes(number * _BLOCK, self._length(number)))
+        try:
+            for passed in range(self._inflater.nearest(number * _BLOCK) // _BLOCK, number):
+                self._keep(passed, self._inflater.take(passed * _BLOCK, _BLOCK))
+            return self._keep(number, self._inflater.take(number * _BLOCK, self._length(number)))
+        except zlib.error as error:
+            raise OSError(f"the packed data are damaged ({error})") from error
+        except EOFError as error:
+            raise OSError("the packed data end early") from error
 
-    def _keep(self, number: int, data: bytes) -> None:
+    def _length(self, number: int) -> int:
+        return min(_BLOCK, self._size - number * _BLOCK)
+
+    def _keep(self, number: int, data: bytes) -> bytes:
         self._blocks[number] = data
         if len(self._blocks) > _CACHED_BLOCKS:
             self._blocks.popitem(last=False)
-
-    def _restore(self, mark: int) -> None:
-        self._input, unpacker = self._marks[mark]
-        self._unpacker, self._next = unpacker.copy(), mark
-
-    def _unpack(self) -> bytes:
-        """The next block of the unpacked data."""
-        if self._next % _MARK_EVERY == 0 and self._next not in self._marks:
-            self._marks[self._next] = self._input, self._unpacker.copy()
-        parts, missing = [], min(_BLOCK, self._size - self._next * _BLOCK)
-        try:
-            while missing and not self._unpacker.eof:
-                data = self._unpacker.unconsumed_tail
-                if not data:
-                    self._handle.seek(self._start + self._input)
-                    data = self._handle.read(min(_INPUT, self._packed_size - self._input))
-                    self._input += len(data)
-                part = self._unpacker.decompress(data, missing)
-                if not data and not part:
-                    break
-                parts.append(part)
-                missing -= len(part)
-        except zlib.error as error:
-            raise OSError(f"the packed data are damaged ({error})") from error
-        if missing:
-            raise OSError("the packed data end early")
-        self._next += 1
-        return b"".join(parts)
+        return data
