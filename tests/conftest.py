@@ -49,7 +49,7 @@ def signal_run(world: Any) -> Path:
     """A run of the tiny signal model, trained long enough that its answers differ from ECG to ECG."""
     from ecglm.training.run import train
 
-    return train(world.recipe(max_steps=40, eval_every=20), world.folder / "signal", say=_quiet).path
+    return train(world.recipe(max_steps=80, eval_every=20), world.folder / "signal", say=_quiet).path
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from ecglm import cli, registry
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, TESTS, DOCS = ROOT / "src" / "ecglm", ROOT / "tests", ROOT / "docs"
 ROOMS = (
-    *("records", "signals", "store", "conversations", "representations", "prompts", "training"),
+    *("records", "signals", "store", "conversations", "representations", "representations/effects"),
+    *("prompts", "training", "analysis"),
     *("training/objectives", "models", "models/encoders", "evaluation", "evaluation/metrics"),
 )
 MODULES = [
@@ -33,10 +34,17 @@ def names_module(text: str, module: str) -> bool:
     return bool(re.search(rf"{re.escape(dotted)}\b", text)) or among or f"{name}.py" in text
 
 
+def package_text(room: str) -> str:
+    """What a package's own file says: where it imports its modules, they are its parts."""
+    return (PACKAGE / room / "__init__.py").read_text()
+
+
 def wholes_of(module: str) -> set[str]:
     """The module and those of its room that it is a part of: a part is tested through the whole."""
-    room = module.rpartition("/")[0]
+    room, _, name = module.rpartition("/")
     wholes, fresh = {module}, {module}
+    if re.search(rf"^from ecglm\.{room.replace('/', '.')}.*\b{name}\b", package_text(room), re.MULTILINE):
+        wholes.add(room)
     while fresh:
         dotted = ["ecglm." + m.replace("/", ".") + " " for m in fresh]
         texts = {m: (PACKAGE / f"{m}.py").read_text() for m in MODULES if m.rpartition("/")[0] == room}

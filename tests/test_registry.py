@@ -27,7 +27,8 @@ def own_registry(monkeypatch):
         ("conversations", {"labels", "ecg-qa-ptbxl"}),
         ("representations", {"signal", "symbols"}),
         ("encoders", {"resnet1d"}),
-        ("controls", {"blank", "noise", "swap", "no-ecg"}),
+        ("augmentations", {"noise", "wander", "electrode-swap"}),
+        ("controls", {"blank", "noise", "swap", "no-ecg", "perturb-noise"}),
         ("objectives", {"sft"}),
     ],
 )

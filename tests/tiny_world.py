@@ -10,11 +10,13 @@ from ecglm.conversations.make import map_corpus
 from ecglm.conversations.table import read_conversations, write_conversations
 from ecglm.models.checkpoint import ModelConfig, TinyConfig
 from ecglm.records.synthetic import Synthetic
+from ecglm.representations.signal import SignalOptions
+from ecglm.representations.symbols import SymbolsOptions
 from ecglm.signals.pipeline import get_pipeline
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
 from ecglm.store.splits import assign_splits
-from ecglm.training.recipe import DataConfig, Recipe, SignalConfig, SymbolsConfig, TrainConfig
+from ecglm.training.recipe import DataConfig, Recipe, TrainConfig
 from ecglm.types import Conversation
 
 RATE, SEG_LEN = 50, 250
@@ -36,9 +38,9 @@ class World:
         return Recipe(
             name="tiny",
             data=DataConfig(files=(str(self.data),), stores=(str(self.store),)),
-            signal=None if symbols else SignalConfig(num_tokens=4),
-            symbols=SymbolsConfig(leads=("I", "V1"), rate=25, num_merges=30, max_ecg_tokens=60) if symbols else None,
-            model=ModelConfig(tiny=TINY, encoder_options=ENCODER, max_len=256),
+            signal=None if symbols else SignalOptions(num_tokens=4),
+            symbols=SymbolsOptions(leads=("I", "V1"), rate=25, num_merges=30, max_ecg_tokens=60) if symbols else None,
+            model=ModelConfig(tiny=TINY, encoder_options={} if symbols else ENCODER, max_len=256),
             train=replace(train, **changes),
         )
 

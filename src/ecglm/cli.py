@@ -27,8 +27,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "hub export": ("hub.hub_export", "conversations → a Hugging Face dataset folder"),
     "hub push": ("hub.hub_push", "conversations → a dataset on the hub"),
     "hub pull": ("hub.hub_pull", "a dataset of the hub → conversations"),
-    "tokenizer train": ("representations.tokenizer_train", "train an ECG-Byte tokenizer on a store"),
-    "tokenizer encode": ("representations.tokenizer_encode", "one segment of a store as ECG-Byte tokens"),
+    "tokenizer train": ("tokenizers.tokenizer_train", "train an ECG-Byte tokenizer on a store"),
+    "tokenizer encode": ("tokenizers.tokenizer_encode", "one segment of a store as ECG-Byte tokens"),
+    "tokenizer verify": ("tokenizers.tokenizer_verify", "ECGs through a tokenizer and back; exit 1 on a difference"),
+    "tokenizer stats": ("tokenizers.tokenizer_stats", "how a tokenizer spends its tokens on a store"),
+    "tokenizer convert": ("tokenizers.tokenizer_convert", "an original ECG-Byte pickle file → JSON"),
+    "features": ("features.features", "measurements of a store's segments: one line, or a table"),
     "render": ("representations.render_", "one segment of a store as ECG paper"),
     "validate": ("models.validate", "check a recipe before hours are spent"),
     "train": ("models.train_", "train an ELM from a recipe"),
@@ -37,12 +41,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("evaluations.report_", "scored predictions → report.html"),
     "compare": ("evaluations.compare", "scored predictions side by side, one table"),
     "ask": ("models.ask", "ask a model about one recording"),
+    "attention": ("analysis.attention", "where a model looks while it answers about one ECG"),
     "ls": ("start.ls", "list sources, corpora, encoders, …"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 0 done, 1 leakage found, 2 a user's mistake, 130 interrupted."""
+    """Run one verb. Returns the exit status: 0 done, 1 a check that failed, 2 a user's mistake, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(_overview())

@@ -31,12 +31,14 @@ from ecglm.prompts.data import EcgSource
 from ecglm.records.ptb_xl import PtbXl
 from ecglm.records.synthetic import Synthetic
 from ecglm.representations.render import render
+from ecglm.representations.signal import SignalOptions
+from ecglm.representations.symbols import SymbolsOptions
 from ecglm.signals.pipeline import get_pipeline
 from ecglm.store.audit import audit
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
 from ecglm.store.splits import assign_splits
-from ecglm.training.recipe import DataConfig, Recipe, SignalConfig, SymbolsConfig, TrainConfig
+from ecglm.training.recipe import DataConfig, Recipe, TrainConfig
 from ecglm.training.run import train
 
 RATE, SECONDS = 100, 10
@@ -139,7 +141,7 @@ def _synthetic_plan(seed: int, limit: int | None) -> Plan:
         seed,
         TrainConfig(max_steps=370, lr=1e-3, eval_every=185),
         TinyConfig(hidden=96, num_layers=3),
-        symbols=SymbolsConfig(leads=("I", "II", "V1"), rate=25, num_merges=500, max_ecg_tokens=400),
+        symbols=SymbolsOptions(leads=("I", "II", "V1"), rate=25, num_merges=500, max_ecg_tokens=400),
     )
     return Plan(
         sources=sources,
@@ -152,7 +154,7 @@ def _synthetic_plan(seed: int, limit: int | None) -> Plan:
 
 def _ptb_xl_plan(root: Path, seed: int) -> Plan:
     """Few real ECGs: the same models, more steps, more dropout, the best checkpoint by the official validation fold."""
-    symbols = SymbolsConfig(leads=("I", "II", "V2", "V5"), rate=25, num_merges=500, max_ecg_tokens=500)
+    symbols = SymbolsOptions(leads=("I", "II", "V2", "V5"), rate=25, num_merges=500, max_ecg_tokens=500)
     signal = _recipe(
         "signal",
         seed,
@@ -182,13 +184,13 @@ def _recipe(
     config: TrainConfig,
     tiny: TinyConfig,
     *,
-    symbols: SymbolsConfig | None = None,
+    symbols: SymbolsOptions | None = None,
     encoder_options: dict[str, Any] | None = None,
 ) -> Recipe:
     return Recipe(
         name=name,
         data=DataConfig(files=(), stores=()),
-        signal=SignalConfig() if symbols is None else None,
+        signal=SignalOptions() if symbols is None else None,
         symbols=symbols,
         model=ModelConfig(tiny=tiny, encoder_options=encoder_options or {}),
         train=replace(config, seed=seed),
@@ -200,8 +202,10 @@ def _shorten(recipe: Recipe) -> Recipe:
     tiny = TinyConfig(hidden=32, num_layers=1, num_heads=2, vocab_size=400)
     model = replace(recipe.model, tiny=tiny)
     short = replace(recipe.train, max_steps=6, warmup_steps=2, log_every=1, eval_every=3, batch_size=8)
-    symbols = None if recipe.symbols is None else replace(recipe.symbols, num_merges=100, max_ecg_tokens=200)
-    return replace(recipe, model=model, train=short, symbols=symbols)
+    sections: dict[str, Any] = {}
+    if recipe.symbols is not None:
+        sections["symbols"] = replace(recipe.symbols, num_merges=100, max_ecg_tokens=200)
+    return replace(recipe, model=model, train=short, **sections)
 
 
 def _prepare(

@@ -18,6 +18,7 @@ HOMES: dict[str, str] = {
     "pipelines": "ecglm.signals.pipeline",
     "conversations": "ecglm.conversations",
     "representations": "ecglm.representations",
+    "augmentations": "ecglm.representations.augment_effects",
     "encoders": "ecglm.models.encoders",
     "connectors": "ecglm.models.connector",
     "chat_formats": "ecglm.prompts.chat",

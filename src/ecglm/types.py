@@ -94,22 +94,26 @@ class EcgInput:
     """One ECG as a representation hands it to the prompt.
 
     token_ids: int64 ``(num_tokens,)``, indices into the representation's ``added_tokens``. tensor: what the encoder
-    reads (float32, shape fixed per representation), or None where the tokens are all there is. truncated: what the
-    representation's length policy cut, empty when nothing.
+    reads (float32 of a signal, uint8 ``(3, height, width)`` RGB of a picture, shape fixed per representation), or None
+    where the tokens are all there is. truncated: what the representation's length policy cut, empty when nothing.
+    text: plain words that the prompt shows right after the tokens, read with the ordinary tokenizer, never learned.
+    shown: lead → share of its samples that the tokens stand for, where some were cut; empty when nothing was.
     """
 
     token_ids: np.ndarray
     tensor: np.ndarray | None = None
     truncated: tuple[str, ...] = ()
+    text: str = ""
+    shown: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Example:
     """One training or prediction sequence, before collation.
 
-    input_ids, labels: int64 ``(length,)``; labels are -100 wherever no loss is wanted. ecg: float32
-    ``(num_ecgs, …)`` for the encoder or None. branches: int64 ``(length,)`` where several conversations share one
-    prefix (0 = the prefix, k = conversation k), or None. truncated: what the length policy had to do.
+    input_ids, labels: int64 ``(length,)``; labels are -100 wherever no loss is wanted. ecg: the tensors
+    of its ECGs, ``(num_ecgs, …)``, for the encoder, or None. branches: int64 ``(length,)`` where several conversations
+    share one prefix (0 = the prefix, k = conversation k), or None. truncated: what the length policy had to do.
     """
 
     id: str

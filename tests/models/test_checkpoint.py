@@ -70,6 +70,18 @@ def test_a_pretrained_llm_with_new_tokens_comes_back(family: str, world, llm_fol
     assert torch.equal(got[0], wanted[0]) and got[1] == wanted[1]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_more_tokens_than_the_llm_reads_are_refused(family: str, llm_folders) -> None:
+    """GPT-2 would stop in the middle of training, with an index out of range."""
+    positions = 256
+    options = {"llm": str(llm_folders[family]), "encoder_options": {"widths": [16], "stem_stride": 4}}
+    representation = SignalRepresentation(num_tokens=4, num_samples=250)
+    create(ModelConfig(max_len=positions, **options), representation, {"rate": 50}, [], seed=1)
+    with pytest.raises(ConfigError, match=r"model\.max_len is 257, but .* reads at most 256 tokens; lower") as error:
+        create(ModelConfig(max_len=positions + 1, **options), representation, {"rate": 50}, [], seed=1)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("kind", ["signal", "symbols"])
 def test_d25_nothing_in_a_checkpoint_can_run_code(kind: str, request) -> None:
     files = [p for p in (request.getfixturevalue(f"{kind}_run") / "best").rglob("*") if p.is_file()]

@@ -61,7 +61,9 @@ def test_from_embeddings_equals_from_ids_without_a_cache(family: str, world, sig
     if family == "tiny":
         bundle = from_pretrained(signal_run / "best")
     else:
-        config = ModelConfig(llm=str(llm_folders[family]), encoder_options={"widths": [16], "stem_stride": 4})
+        config = ModelConfig(
+            llm=str(llm_folders[family]), encoder_options={"widths": [16], "stem_stride": 4}, max_len=200
+        )
         bundle = create(config, SignalRepresentation(num_tokens=4, num_samples=250), {"rate": 50}, [], seed=0)
     for question in ("What is the rhythm?", "72 bpm, and the axis?"):
         example = bundle.prompter.build("x", [Turn("user", question)], [], generate=True)

@@ -71,6 +71,15 @@ def test_a_folder_loads_with_exactly_its_weights(family: str, llm_folders: dict[
     assert chat_format("auto", tokenizer).name == ("chatml" if family == "qwen2" else "plain")
 
 
+def test_how_a_tokenizer_was_loaded_is_not_saved_with_it(llm_folders, tmp_path: Path, monkeypatch) -> None:
+    for name, kept in (("online", False), ("offline", True)):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", kept)
+        load_llm(str(llm_folders["qwen2"]))[1].save_pretrained(tmp_path / name)
+    config = "tokenizer_config.json"
+    text = (tmp_path / "online" / config).read_text()
+    assert text == (tmp_path / "offline" / config).read_text() and "local" not in text
+
+
 @pytest.mark.parametrize("family", ["gpt2", "opt", "qwen2"])
 def test_new_rows_are_near_the_mean_and_old_ones_stay(family: str, llm_folders: dict[str, Path]) -> None:
     model, tokenizer = load_llm(str(llm_folders[family]))
@@ -100,6 +109,50 @@ def test_new_rows_are_near_the_mean_and_old_ones_stay(family: str, llm_folders: 
     rows = model.get_input_embeddings().weight.detach().clone()
     add_ecg_tokens(model, tokenizer, NEW, seed=8)  # known already: nothing happens
     assert torch.equal(rows, model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "qwen2"])
+def test_random_rows_have_the_spread_the_maker_drew_with(family: str, llm_folders: dict[str, Path]) -> None:
+    """All three folders were made with a spread of 0.3; 200 rows of 16 or more values show it to 5 %."""
+    model, tokenizer = load_llm(str(llm_folders[family]))
+    with torch.no_grad():  # the rows in use are elsewhere, so that their mean would show
+        model.get_input_embeddings().weight.add_(5.0)
+    known = len(tokenizer)
+    tokens = [f"signal_{i}" for i in range(200)]
+    add_ecg_tokens(model, tokenizer, tokens, seed=3, init="random")
+    for table in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+        new = table.detach()[known:]
+        assert float(new.std()) == pytest.approx(0.3, rel=0.05) and abs(float(new.mean())) < 0.02
+    rows = model.get_input_embeddings().weight[known:].detach().clone()
+    again, its = load_llm(str(llm_folders[family]))
+    add_ecg_tokens(again, its, tokens, seed=3, init="random")
+    assert torch.equal(again.get_input_embeddings().weight[known:], rows)
+    with pytest.raises(ConfigError, match="did you mean 'mean'"):
+        add_ecg_tokens(again, its, ["signal_900"], init="men")
+
+
+@pytest.mark.parametrize("num_tokens", [3, 40])
+def test_spare_rows_of_a_larger_table_are_used_first(num_tokens: int, llm_folders: dict[str, Path]) -> None:
+    """Published models have tables larger than their vocabulary; new tokens take the rows behind it."""
+    model, tokenizer = load_llm(str(llm_folders["qwen2"]))
+    known = len(tokenizer)
+    model.resize_token_embeddings(known + 10, mean_resizing=False)
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    with torch.no_grad():
+        for table in tables:
+            table[known:] = 100.0
+    old = [t.detach().clone() for t in tables]
+    tokens = [f"signal_{i}" for i in range(num_tokens)]
+    add_ecg_tokens(model, tokenizer, tokens, seed=1)
+    assert tokenizer.convert_tokens_to_ids(tokens) == list(range(known, known + num_tokens))
+    size = known + max(10, num_tokens)  # never smaller
+    assert model.config.vocab_size == size
+    for before, layer in zip(old, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True):
+        now = layer.weight
+        assert len(now) == size and torch.equal(now[:known], before[:known])
+        used = before[:known]  # what lay in the spare rows is no model for the new ones
+        assert (now[known : known + num_tokens] - used.mean(0)).abs().max() < 5 * 0.1 * used.std()
+        assert bool((now[known + num_tokens :] == 100.0).all())
 
 
 def _lines(error: pytest.ExceptionInfo[ConfigError]) -> str:

@@ -123,3 +123,20 @@ def test_collate_pads_right_for_training_and_left_for_generation(prompter: Promp
         assert batch["position_ids"][0][row].tolist() == list(range(len(short.input_ids)))
         assert bool(row[0]) is not left
         assert (batch["labels"][0][~row] == IGNORE).all()  # D4: no padding is ever learned
+
+
+def test_the_words_of_an_ecg_stand_right_after_its_tokens_and_are_not_learned(prompter: Prompter) -> None:
+    said = EcgInput(np.array([0, 1], np.int64), text="rate 72 bpm")
+    silent = prompter.build("x", turns(("<ecg>\nWhat is the rhythm?", "sinus rhythm")), [ecg(0, 1)])
+    spoken = prompter.build("x", turns(("<ecg>\nWhat is the rhythm?", "sinus rhythm")), [said])
+    text = prompter.tokenizer.decode(spoken.input_ids)
+    assert text.startswith("<|im_start|>user\nsignal_97signal_98rate 72 bpm\nWhat is the rhythm?")
+    assert spoken.labels[spoken.labels != IGNORE].tolist() == silent.labels[silent.labels != IGNORE].tolist()
+
+
+def test_words_alone_show_an_ecg_and_cannot_become_control_tokens(prompter: Prompter) -> None:
+    said = EcgInput(np.empty(0, np.int64), text="<|im_end|> signal_97")
+    built = prompter.build("x", turns(("<ecg> ?", "no")), [said])
+    assert prompter.tokenizer.decode(built.input_ids).startswith("<|im_start|>user\n<|im_end|> signal_97 ?")
+    control = prompter.tokenizer.get_vocab()["<|im_end|>"]
+    assert built.input_ids.tolist().count(control) == 2  # the ends of the two turns

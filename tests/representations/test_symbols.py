@@ -102,6 +102,103 @@ def test_d13_the_length_policy_is_one_and_balanced(trained, tmp_path):
                 assert part.split() == source.split()[: share + 1]
 
 
+TAIL = {"max_ecg_tokens": 60, "policy": "tail"}
+
+
+def spans_of(r, x, rate=250):
+    """(lead, first, past-the-last sample) of each symbol token kept, from the texts of the tokens alone."""
+    found, lead, at = [], -1, 0
+    for text in texts(r, x, rate):
+        if text.startswith("<lead_"):
+            lead, at = lead + 1, 0
+        else:
+            size = len(r.tokenizer.decode_symbols([int(text.removeprefix("signal_"))]))
+            found.append((lead, at, at + size))
+            at += size
+    return found
+
+
+def test_d13_the_tail_policy_cuts_the_end_as_the_original_and_says_what_is_lost(trained):
+    x = ecg_like(seed=6)[0]
+    for boundary, r in trained.items():
+        whole = r(x, 250).token_ids
+        most = len(whole) // 2
+        cut = SymbolsRepresentation(r.tokenizer, rate=50, leads=SUBSET, max_ecg_tokens=most, policy="tail")
+        found = cut(x, 250)
+        np.testing.assert_array_equal(found.token_ids, whole[:most])
+        assert found.truncated == (f"ecg_tokens: {most} of {len(whole)} kept, policy tail",)
+        assert found.shown["II"] == 1.0 and found.shown["V5"] == 0.0, boundary  # the last lead is not seen at all
+        assert 0 < found.shown["V1"] < 1
+        assert cut.config()["policy"] == "tail"
+    whole = SymbolsRepresentation(r.tokenizer, rate=50, leads=SUBSET, max_ecg_tokens=len(r(x, 250).token_ids))
+    assert whole(x, 250).shown == {} and whole(x, 250).truncated == ()
+
+
+@pytest.mark.parametrize("policy", ["balanced", "tail"])
+def test_d13_the_share_of_each_lead_that_is_shown(trained, policy):
+    """Counted from the tokens themselves: samples they stand for, of the 100 that a lead has at 50 Hz."""
+    r = trained["lead"]
+    most = len(r(ecg_like(seed=6)[0], 250).token_ids) // 2
+    cut = SymbolsRepresentation(r.tokenizer, rate=50, leads=SUBSET, max_ecg_tokens=most, policy=policy)
+    for x in ecg_like(seed=9):
+        found, shown = cut(x, 250), dict.fromkeys(SUBSET, 0)
+        assert len(found.token_ids) <= most
+        for lead, start, stop in spans_of(cut, x):
+            shown[SUBSET[lead]] += stop - start
+        assert found.shown == {lead: pytest.approx(n / 100, abs=1e-4) for lead, n in shown.items()}
+        if policy == "balanced":
+            assert min(found.shown.values()) > 0
+
+
+def test_every_id_or_only_those_an_ecg_can_have(trained):
+    r = trained["lead"]
+    every = SymbolsRepresentation(r.tokenizer, rate=50, leads=SUBSET, compact_vocab=False)
+    vocab_size = r.tokenizer.vocab_size
+    assert every.added_tokens[:vocab_size] == tuple(f"signal_{i}" for i in range(vocab_size))
+    assert set(r.added_tokens) < set(every.added_tokens)
+    assert len(every.added_tokens) - len(r.added_tokens) >= 256 - 26
+    x = ecg_like(seed=2)[0]
+    assert texts(every, x) == texts(r, x)
+    order = [256, 122, *[i for i in range(256) if i != 122]]
+    legacy = SymbolsRepresentation(EcgByte([[97, 98]], legacy_vocab_order=order), compact_vocab=False)
+    assert legacy.added_tokens == tuple(f"signal_{i}" for i in order)
+
+
+def test_a_checkpoint_of_before_there_was_a_choice_of_vocabulary_is_read(trained, tmp_path):
+    r = trained["lead"]
+    r.save(tmp_path)
+    config = {k: v for k, v in r.config().items() if k != "compact_vocab"}
+    assert build_representation(config, tmp_path).added_tokens == r.added_tokens
+
+
+@pytest.mark.parametrize("options", [{}, {"lead_tokens": False}, {"max_ecg_tokens": 60}, TAIL])
+@pytest.mark.parametrize("rate", [50, None])
+def test_a_tokens_weight_is_spread_over_the_samples_it_stands_for(trained, options, rate):
+    """One token at a time, against its place among the texts; 5 samples of the segment are one symbol at 50 Hz."""
+    x, factor = ecg_like(seed=3, num_samples=498)[0], 5 if rate else 1
+    r = SymbolsRepresentation(trained["lead"].tokenizer, rate=rate, leads=SUBSET, **options)
+    named = SymbolsRepresentation(
+        trained["lead"].tokenizer, rate=rate, leads=SUBSET, **{**options, "lead_tokens": True}
+    )
+    names, spans = [t.startswith("<lead_") for t in texts(r, x)], iter(spans_of(named, x))
+    assert any(names) is options.get("lead_tokens", True)
+    for number, is_name in enumerate(names):
+        weights = np.zeros(len(names))
+        weights[number] = 0.7
+        found = r.spread(weights, x, 250)
+        expected = np.zeros((12, 498))
+        if not is_name:
+            lead, start, stop = next(spans)
+            row = expected[LEADS.index(SUBSET[lead])]
+            for symbol in range(start, stop):  # the last symbol of a lead may stand for fewer samples
+                at = slice(symbol * factor, min((symbol + 1) * factor, 498))
+                row[at] = 0.7 / (stop - start) / (at.stop - at.start)
+            assert expected.sum() == pytest.approx(0.7)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+    many = np.random.default_rng(0).random((2, 3, len(names)))
+    np.testing.assert_allclose(r.spread(many, x, 250)[1, 2], r.spread(many[1, 2], x, 250), atol=1e-12)
+
+
 def test_d13_under_the_limit_nothing_is_cut_and_over_it_the_policy_error_says_so(trained):
     r, x = trained["lead"], ecg_like(seed=6)[0]
     num = len(r(x, 250).token_ids)

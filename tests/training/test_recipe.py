@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,8 +84,102 @@ def test_a_mistake_is_told_with_its_line(old: str, new: str, line: int, told: st
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("representation", ["", "signal: {}\nsymbols: {}\n"])
-def test_exactly_one_representation(representation: str) -> None:
+def with_model(representation: str, model: str) -> str:
     text = GOOD.replace("signal:\n  num_tokens: 8\n", representation)
-    with pytest.raises(ConfigError, match="exactly one representation"):
-        strict.loads(text, Recipe)
+    return text.replace("  llm: tiny\n", f"  llm: tiny\n{model}")
+
+
+def test_at_most_one_representation() -> None:
+    with pytest.raises(ConfigError, match="r, line 1: give at most one representation, found signal and symbols"):
+        strict.loads(with_model("signal: {}\nsymbols: {}\n", ""), Recipe, "r")
+
+
+def test_without_a_section_it_is_what_the_encoder_reads() -> None:
+    recipe = strict.loads(with_model("", ""), Recipe)
+    assert (recipe.representation, recipe.signal) == ("signal", None)
+    assert recipe.representation_options == registry.get("representations", "signal").Options()
+    assert strict.loads(strict.dumps(recipe), Recipe) == recipe
+
+
+@pytest.mark.parametrize("encoder, shown", [("resnet1d", "signal"), ("vit", "image"), ("clip", "image")])
+def test_the_representation_follows_from_the_encoder(encoder: str, shown: str) -> None:
+    assert strict.loads(with_model("", f"  encoder: {encoder}\n"), Recipe).representation == shown
+
+
+def test_every_registered_representation_has_a_section_with_its_options() -> None:
+    given = {f.name: f.type for f in dataclasses.fields(Recipe)}
+    for name in registry.names("representations"):
+        assert given[name] == registry.get("representations", name).Options | None
+
+
+@pytest.mark.parametrize(
+    "representation, model, told",
+    [
+        ("symbols: {}\n", "  encoder_options: {dropout: 0.1}\n", "feeds no encoder, but model.encoder_options"),
+        ("signal: {}\n", "  encoder: null\n", "'signal' feeds an encoder, but model.encoder is empty; name one"),
+        ("", "  encoder: null\n", "neither a representation nor model.encoder is given"),
+        ("", "  encoder: resnet\n", "did you mean 'resnet1d'"),
+        (
+            "image: {}\n",
+            "",
+            r"'image' gives a picture, but encoder 'resnet1d' reads a signal; choose another representation "
+            r"\(.*signal.*\) or another encoder \(clip, siglip, siglip2, vit\)",
+        ),
+        ("stacked: {}\n", "", "'stacked' gives a picture, but encoder 'resnet1d' reads a signal"),
+        ("signal: {}\n", "  encoder: vit\n", r"'signal' gives a signal, but encoder 'vit' reads a picture; .*image"),
+    ],
+)
+def test_a_pair_that_cannot_work_is_refused(representation: str, model: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        strict.loads(with_model(representation, model), Recipe, "r.yaml")
+    assert str(error.value).startswith("r.yaml, line 1: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "augment, told",
+    [
+        ("{nois: {}}", r"train\.augment: no effect 'nois' \(did you mean 'noise'\?\)"),
+        ("{noise: {sd: -1}}", r"train\.augment\.noise\.sd must lie between 0 and 10"),
+        ("{noise: 1}", r"train\.augment\.noise must be"),
+        ("[noise]", r"'train\.augment' must be"),
+    ],
+)
+def test_an_unknown_augmentation_is_refused_with_its_line(augment: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        strict.loads(GOOD + f"  augment: {augment}\n", Recipe, "r.yaml")
+    assert str(error.value).startswith(("r.yaml, line 11: ", "r.yaml, line 13: ")) and "\n" not in str(error.value)
+
+
+def test_augmentation_is_plain_data_and_comes_back() -> None:
+    recipe = strict.loads(GOOD + "  augment: {noise: {p: 0.3, sd: 1e-1}, wander:, mains: {}}\n", Recipe)
+    assert recipe.train.augment == {"noise": {"p": 0.3, "sd": 0.1}, "wander": None, "mains": {}}
+    found = {c.effect.name: (c.p, c.options) for c in recipe.train.augmentation().effects}
+    assert found == {"noise": (0.3, {"sd": 0.1}), "wander": (0.5, {}), "mains": (0.5, {})}
+    assert strict.loads(strict.dumps(recipe), Recipe) == recipe
+    with pytest.raises(ConfigError, match=r"train\.augment\.image varies pictures, but representation 'signal' gives"):
+        strict.loads(GOOD + "  augment: {image: {}}\n", Recipe)
+
+
+def test_a_plugins_representation_has_its_section(tmp_path: Path) -> None:
+    """In a process of its own: registered before the recipe is read, as an entry point's module is."""
+    code = '''
+from dataclasses import dataclass
+from ecglm.registry import register
+from ecglm.representations.base import RecipeOptions, Representation
+
+@dataclass(frozen=True, kw_only=True)
+class MineOptions(RecipeOptions):
+    """Mine. width: in mm."""
+    width: int = 3
+
+@register("representations", "mine")
+class Mine(Representation):
+    Options = MineOptions
+
+from ecglm import config
+from ecglm.training.recipe import Recipe
+recipe = config.loads("name: x\\ndata: {files: [a], stores: [b]}\\nmine: {width: 5}\\n", Recipe)
+print(recipe.representation, recipe.mine.width, recipe.representation_options)
+'''
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "mine 5 MineOptions(width=5)\n", done.stderr

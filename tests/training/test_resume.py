@@ -38,7 +38,9 @@ POINTS = [
 
 @pytest.fixture(scope="module")
 def recipe(world) -> Recipe:
-    return world.recipe(max_steps=11, batch_size=2, eval_every=3, log_every=2, warmup_steps=2)
+    """With augmentation, so that a resumed run must know its epoch to show the same ECGs."""
+    augment = {"noise": {"p": 0.5, "sd": 0.2}, "lead-dropout": None}
+    return world.recipe(max_steps=11, batch_size=2, eval_every=3, log_every=2, warmup_steps=2, augment=augment)
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +170,8 @@ def test_a_finished_run_is_reused_and_another_recipe_refused(
 
 
 def test_a_run_refused_at_the_start_does_not_bind_its_folder(world, recipe: Recipe, tmp_path: Path) -> None:
-    bad = strict.from_dict(Recipe, {**strict.to_dict(recipe), "model": {"encoder": "resnet1"}})
-    with pytest.raises(EcglmError, match="did you mean 'resnet1d'"):
+    bad = strict.from_dict(Recipe, {**strict.to_dict(recipe), "model": {"connector": "linea"}})
+    with pytest.raises(EcglmError, match="did you mean 'linear'"):
         train(bad, tmp_path / "run", say=lambda text: None)
     short = world.recipe(max_steps=2)
     assert not train(short, tmp_path / "run", say=lambda text: None).reused

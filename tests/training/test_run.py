@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ecglm.errors import ConfigError, EcglmError
+from ecglm.errors import ConfigError, EcglmError, StaleOutputError
 from ecglm.files import read_jsonl, read_manifest
 from ecglm.models.checkpoint import from_pretrained
+from ecglm.representations.symbols import SymbolsOptions
 from ecglm.training import trainer
 from ecglm.training.recipe import Recipe
 from ecglm.training.run import train
@@ -28,6 +30,8 @@ def metrics(folder: Path, key: str) -> dict[int, float]:
 
 
 def no_dropout(recipe: Recipe) -> Recipe:
+    if recipe.symbols is not None:
+        return recipe  # no encoder, no dropout
     options = {**recipe.model.encoder_options, "dropout": 0.0}
     return replace(recipe, model=replace(recipe.model, encoder_options=options))
 
@@ -103,6 +107,23 @@ def test_an_unknown_part_is_refused(world, tmp_path: Path) -> None:
         train(world.recipe(parts=("encodr",)), tmp_path / "run", say=quiet)
     with pytest.raises(ConfigError, match="no encoder"):
         train(world.recipe(symbols=True, parts=("encoder",)), tmp_path / "run", say=quiet)
+
+
+def test_a_file_that_an_option_names_counts_by_what_it_holds(world, symbols_run: Path, tmp_path: Path) -> None:
+    """Moved, the run is the same; another tokenizer under the same name is another run."""
+    file = tmp_path / "tokenizer.json"
+    shutil.copy(symbols_run / "best" / "ecg_byte.json", file)
+    options = SymbolsOptions(leads=("I", "V1"), rate=25, tokenizer=str(file))
+    recipe = replace(world.recipe(symbols=True, max_steps=2, eval_every=2), symbols=options)
+    assert not train(recipe, tmp_path / "run", say=quiet).reused
+    moved = replace(recipe, symbols=replace(options, tokenizer=str(file.rename(tmp_path / "moved.json"))))
+    assert train(moved, tmp_path / "run", say=quiet).reused
+    values = json.loads((tmp_path / "moved.json").read_text())
+    (tmp_path / "moved.json").write_text(json.dumps(values, indent=3))
+    with pytest.raises(StaleOutputError):
+        train(moved, tmp_path / "run", say=quiet)
+    with pytest.raises(StaleOutputError):
+        train(replace(moved, symbols=replace(options, tokenizer=None)), tmp_path / "run", say=quiet)
 
 
 @pytest.mark.parametrize("one, other", [("train", "val"), ("train", "test"), ("val", "test")])
@@ -258,7 +279,7 @@ def test_every_epoch_has_its_own_order_and_uses_everything_once(world, tmp_path:
     for epoch in range(3):
         sampler = make(samplers[0].lengths.tolist(), 1, 4)
         sampler.set_epoch(epoch)
-        order = [names[i] for i in sampler]
+        order = [names[i] for i, _ in sampler]
         assert sorted(order) == sorted(names)
         wanted += [[name] for name in order]
     assert wanted[:8] != wanted[8:16] != wanted[16:]

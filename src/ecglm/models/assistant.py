@@ -29,10 +29,13 @@ class Assistant:
         except RejectedRecord as error:
             raise RejectedRecord(error.reason, f"{record.record_id}: {error.detail}") from error
 
+    def segment(self, record: Record) -> np.ndarray:
+        """The recording's first segment, in whole microvolts like those of a store: float32 ``(12, seg_len)``, mV."""
+        return np.divide(to_microvolts(self.segments(record)[0]), 1000, dtype=np.float32)
+
     def encode(self, record: Record) -> EcgInput:
-        """The recording's first segment as the model reads it: in whole microvolts, like those it was trained on."""
-        segment = np.divide(to_microvolts(self.segments(record)[0]), 1000, dtype=np.float32)
-        return self.bundle.representation(segment, self.bundle.pipeline["rate"])
+        """The recording's first segment as the model reads it."""
+        return self.bundle.representation(self.segment(record), self.bundle.pipeline["rate"])
 
     def ask(
         self,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from ecglm import config as strict
 from ecglm.errors import ConfigError, EcglmError, TornOutputError
 from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_errors, write_json, write_manifest
+from ecglm.models.adapters import LoraConfig, add_lora, plain_llm
 from ecglm.models.connector import Connector
 from ecglm.models.elm import Elm
 from ecglm.models.encoders.base import build_encoder
@@ -54,16 +55,25 @@ class TinyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A recipe's ``model`` section. llm: ``tiny``, a hub id or a folder."""
+    """A recipe's ``model`` section. llm: ``tiny``, a hub id or a folder. encoder: what reads the tensor of the
+    representation; empty for none. lora: adapt a pretrained LLM instead of training all of it.
+    init_new_embeddings: how the rows of the ECG's tokens begin, ``mean`` of the LLM's own or ``random``.
+    """
 
     llm: str = "tiny"
     tiny: TinyConfig = field(default_factory=TinyConfig)
-    encoder: str = "resnet1d"
+    encoder: str | None = "resnet1d"
     encoder_options: dict[str, Any] = field(default_factory=dict)
     connector: str = "mlp2x_gelu"
     chat_format: str = "auto"
     system: str = ""
     max_len: int = 1024
+    init_new_embeddings: Literal["mean", "random"] = "mean"
+    lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.llm == "tiny":
+            raise ValueError("model.lora adapts a pretrained LLM, and tiny has learned nothing yet; drop model.lora")
 
 
 @dataclass
@@ -102,8 +112,17 @@ def create(model: ModelConfig, representation: Any, pipeline: dict[str, Any], te
         )
     else:
         llm, tokenizer = load_llm(model.llm)
-        add_ecg_tokens(llm, tokenizer, representation.added_tokens, seed)
-    return _bundle(llm, tokenizer, model, representation, pipeline, seed)
+        positions = getattr(llm.config, "max_position_embeddings", None)
+        if positions is not None and model.max_len > positions:
+            most = f"{model.llm} reads at most {positions} tokens"
+            raise ConfigError(f"model.max_len is {model.max_len}, but {most}; lower model.max_len")
+        add_ecg_tokens(llm, tokenizer, representation.added_tokens, seed, init=model.init_new_embeddings)
+    bundle = _bundle(llm, tokenizer, model, representation, pipeline, seed)
+    if model.lora is not None:
+        # The placeholder's row is never read: the encoder's output stands in its place.
+        symbols = [i for i in bundle.prompter.ecg_ids if i != bundle.elm.placeholder_id]
+        add_lora(llm, model.lora, symbols, seed)
+    return bundle
 
 
 def _bundle(
@@ -113,13 +132,16 @@ def _bundle(
     prompter = Prompter.create(tokenizer, chat, representation.added_tokens, model.max_len, model.system)
     encoder = connector = placeholder = None
     if representation.placeholder is not None:
+        if model.encoder is None:
+            raise ConfigError(f"representation '{representation.name}' feeds an encoder: model.encoder must name one")
         placeholder = int(tokenizer.get_vocab()[representation.placeholder])
-        num_leads, num_samples = representation.input_shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = build_encoder(
-                model.encoder, num_leads=num_leads, num_samples=num_samples, options=model.encoder_options
+                model.encoder, input_shape=representation.input_shape, options=model.encoder_options
             )
+            if hasattr(encoder, "settings"):  # the checkpoint must not need the folder its weights once came from
+                model = replace(model, encoder_options=encoder.settings())  # type: ignore[operator]
             connector = Connector(
                 model.connector,
                 dim=encoder.dim,  # type: ignore[arg-type]
@@ -132,11 +154,9 @@ def _bundle(
 def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None = None) -> None:
     """Write a checkpoint's files into an existing folder, the manifest last."""
     with no_bars():
-        bundle.elm.llm.save_pretrained(folder / "llm")
+        plain_llm(bundle.elm.llm).save_pretrained(folder / "llm")
     bundle.prompter.tokenizer.save_pretrained(folder / "llm")
-    ecg = {k: v.contiguous().cpu() for k, v in bundle.elm.state_dict().items() if not k.startswith("llm.")}
-    if ecg:
-        save_file(ecg, folder / WEIGHTS)
+    save_ecg_weights(bundle.elm, folder)
     if len(bundle.trained_on):
         save_arrays({"people": bundle.trained_on}, folder / TRAINED_ON)
     bundle.representation.save(folder)
@@ -196,6 +216,13 @@ def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
         bundle.trained_on = load_arrays(folder / TRAINED_ON)["people"]
     bundle.elm.eval()
     return bundle
+
+
+def save_ecg_weights(elm: Elm, folder: Path) -> None:
+    """Write encoder and connector, if there are any."""
+    ecg = {k: v.contiguous().cpu() for k, v in elm.state_dict().items() if not k.startswith("llm.")}
+    if ecg:
+        save_file(ecg, folder / WEIGHTS)
 
 
 def load_ecg_weights(elm: Elm, folder: Path) -> None:

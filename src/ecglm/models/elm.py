@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ecglm.errors import ConfigError, nearest
+from ecglm.models.adapters import freeze_base, is_adapted
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -37,7 +38,8 @@ class Elm(nn.Module):
         return next(self.parameters()).device
 
     def embed(self, input_ids: torch.Tensor, ecg: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings ``(batch, length, hidden)`` of ids ``(batch, length)`` and ECGs ``(num_ecgs, leads, samples)``.
+        """Embeddings ``(batch, length, hidden)`` of ids ``(batch, length)`` and ECGs, ``(num_ecgs, leads, samples)``
+        of signals or ``(num_ecgs, 3, height, width)`` of pictures.
 
         The ECGs come in row order; each fills the placeholders of its own row. Raises ValueError when the number of
         placeholders does not fit the ECGs.
@@ -81,11 +83,15 @@ class Elm(nn.Module):
                 raise ConfigError(f"no part '{part}'{nearest(part, PARTS)}; parts: {', '.join(PARTS)}")
             if getattr(self, part) is None:
                 raise ConfigError(f"this model has no {part}; leave it out of train.parts")
+        if "llm" not in parts and is_adapted(self.llm):
+            raise ConfigError("model.lora adapts the LLM, but train.parts leaves llm out; name it there, or drop lora")
         counts = {}
         for part in PARTS:
             module = getattr(self, part)
             if module is not None:
                 module.requires_grad_(part in parts)
+                if part == "llm" and is_adapted(module):
+                    freeze_base(module)
                 counts[part] = sum(p.numel() for p in module.parameters() if p.requires_grad)
         return counts
 

@@ -12,8 +12,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
-from ecglm.errors import ConfigError
+from ecglm.errors import ConfigError, nearest
 
+INITS = ("mean", "random")
 PAD, TURN_START, TURN_END = "<pad>", "<|im_start|>", "<|im_end|>"
 
 
@@ -94,15 +95,22 @@ def load_llm(name: str, *, dtype: str = "float32") -> tuple[Any, Any]:
         raise ConfigError(f"language model '{name}' cannot be loaded: {first}") from error
     if missing := sorted(info["missing_keys"]):  # the library would fill them with noise
         raise ConfigError(f"language model '{name}': {len(missing)} weights are missing (first: {missing[0]})")
+    for key in ("is_local", "local_files_only"):  # how it was loaded; a checkpoint's bytes must not depend on that
+        tokenizer.init_kwargs.pop(key, None)
     return model, tokenizer
 
 
-def add_ecg_tokens(model: Any, tokenizer: Any, added_tokens: Sequence[str], seed: int = 0) -> None:
+def add_ecg_tokens(
+    model: Any, tokenizer: Any, added_tokens: Sequence[str], seed: int = 0, *, init: str = "mean"
+) -> None:
     """Make the ECG tokens (and a padding token, where the tokenizer has none) known to tokenizer and model.
 
-    They are control tokens: no text a user types turns into one. New embedding rows are the mean of the old ones
-    plus small seeded noise. A model built for this tokenizer already has the rows and is left alone.
+    They are control tokens: no text a user types turns into one. The rows of tokens that are new get new values, also
+    where the model's table had spare rows for them; a table is made larger where it must, never smaller. init:
+    ``mean``, the mean of the rows in use plus small noise, or ``random``, as the model's own rows once began; both
+    seeded. Tokens that the tokenizer knew keep their rows.
     """
+    known = len(tokenizer)
     vocab = tokenizer.get_vocab()
     new = [AddedToken(t, special=True, normalized=False) for t in added_tokens if t not in vocab]
     if new:
@@ -111,10 +119,13 @@ def add_ecg_tokens(model: Any, tokenizer: Any, added_tokens: Sequence[str], seed
         tokenizer.add_special_tokens({"pad_token": PAD})
     if model is None:
         return
-    old_rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= old_rows:
+    first = min(model.get_input_embeddings().weight.shape[0], known)  # rows in use; spare ones may lie behind them
+    if first == len(tokenizer):
         return
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if init not in INITS:
+        raise ConfigError(f"model.init_new_embeddings: no '{init}'{nearest(init, INITS)}; one of {', '.join(INITS)}")
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
     tables = [model.get_input_embeddings().weight]
     output = model.get_output_embeddings()
@@ -122,6 +133,18 @@ def add_ecg_tokens(model: Any, tokenizer: Any, added_tokens: Sequence[str], seed
         tables.append(output.weight)
     with torch.no_grad():
         for table in tables:
-            old = table[:old_rows].float()
-            noise = torch.randn(table.shape[0] - old_rows, table.shape[1], generator=generator)
-            table[old_rows:] = (old.mean(0) + 0.1 * old.std() * noise.to(old.device)).to(table.dtype)
+            noise = torch.randn(len(tokenizer) - first, table.shape[1], generator=generator).to(table.device)
+            if init == "mean":
+                old = table[:first].float()
+                rows = old.mean(0) + 0.1 * old.std() * noise
+            else:
+                rows = _initial_std(model) * noise
+            table[first : len(tokenizer)] = rows.to(table.dtype)
+
+
+def _initial_std(model: Any) -> float:
+    """The spread with which the model's maker drew its rows, as its configuration says."""
+    for name in ("initializer_range", "init_std"):
+        if isinstance(found := getattr(model.config, name, None), float):
+            return found
+    return 0.02

@@ -14,7 +14,7 @@ from ecglm.types import Example
 
 def collate(examples: Sequence[Example], *, pad_id: int, left: bool = False) -> dict[str, Any]:
     """A batch: ``input_ids, attention_mask, position_ids, labels`` ``(batch, length)`` int64 and ``ecg``
-    float32 ``(num_ecgs, …)`` in row order (absent when no row has one).
+    ``(num_ecgs, …)`` as the representation gives it, in row order (absent when no row has one).
 
     Rows with ``branches`` make ``attention_mask`` float32 ``(batch, 1, length, length)`` (0 where a token may look,
     the most negative number elsewhere) and positions that restart at the end of the shared prefix.

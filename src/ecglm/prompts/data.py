@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch.utils.data import Dataset, Sampler
 
 from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.prompts.examples import Prompter, share_prefix
+from ecglm.representations.augment import Augmentation, augment_signal
+from ecglm.representations.image_augment import augment_image
 from ecglm.store.reader import SegmentStore
 from ecglm.types import Conversation, EcgInput, Example
 
@@ -23,6 +25,7 @@ class EcgSource:
     stores: Sequence[SegmentStore]
     representation: Any
     _where: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _last: tuple[str, Any, EcgInput] | None = None
 
     def __post_init__(self) -> None:
         for number, store in enumerate(self.stores):
@@ -47,7 +50,11 @@ class EcgSource:
 
     def encode(self, record_id: str) -> EcgInput:
         """The record's first segment as the representation gives it."""
-        return self.representation(self.segment(record_id), self.rate(record_id))
+        last = self._last  # questions about one ECG follow one another, and a page takes milliseconds to draw
+        if last is None or last[0] != record_id or last[1] is not self.representation:
+            found = self.representation(self.segment(record_id), self.rate(record_id))
+            last = self._last = (record_id, self.representation, found)
+        return last[2]
 
     def fingerprints(self) -> dict[str, str]:
         """Name → fingerprint of each store, for manifests."""
@@ -57,8 +64,13 @@ class EcgSource:
 class ElmDataset(Dataset):
     """Training examples. With ``share_ecg`` all single-ECG conversations of a record become one sequence.
 
+    ``data[i]`` shows the ECGs as they are, ``data[i, epoch]`` as training shows them in that epoch: changed by
+    ``augmentation``, a function of (seed, epoch, row, number of the ECG in the row) alone, whichever worker asks and in
+    whatever order. A row is a conversation, or a record with ``share_ecg``. Where a changed ECG would make the sequence
+    too long (symbols), the row is shown as it is and says so in ``truncated``.
+
     rejected: ``{"id", "reason", "detail"}`` of every conversation that cannot be used, found before training starts.
-    lengths: tokens of each item, for batches of like length.
+    lengths: tokens of each item, for batches of like length. EcglmError for an effect that cannot work on a store.
     """
 
     def __init__(
@@ -68,27 +80,36 @@ class ElmDataset(Dataset):
         prompter: Prompter,
         *,
         share_ecg: bool = False,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
     ) -> None:
-        self.ecgs, self.prompter = ecgs, prompter
+        self.ecgs, self.prompter, self.seed = ecgs, prompter, seed
+        self.augmentation = augmentation or Augmentation()
+        for store in ecgs.stores:
+            self.augmentation.check(store.rate, store.seg_len)
         self.rejected: list[dict[str, str]] = []
-        groups: dict[Any, list[Conversation]] = {}
+        groups: dict[tuple[str, ...], list[Conversation]] = {}
         for conversation in conversations:
             alone = not share_ecg or len(conversation.ecgs) != 1
-            groups.setdefault(conversation.id if alone else conversation.ecgs, []).append(conversation)
+            row = ("conversation", conversation.id) if alone else ("ecg", *conversation.ecgs)
+            groups.setdefault(row, []).append(conversation)
         self.items: list[list[Conversation]] = []
+        self.rows: list[str] = []
         self.lengths: list[int] = []
         self.truncated: Counter[str] = Counter()
-        for group in groups.values():
+        self._shown: dict[str, Mapping[str, float]] = {}
+        for row, group in groups.items():
             usable = [c for c in group if self._usable(c)]
             if usable:
                 self.items.append(usable)
+                self.rows.append("/".join(row))
                 example = self[len(self.items) - 1]
                 self.lengths.append(len(example.input_ids))
                 self.truncated.update(example.truncated)
 
     def _usable(self, conversation: Conversation) -> bool:
         try:
-            example = self._example(conversation)
+            example = self._example([conversation], conversation.id, None)
             if not (example.labels >= 0).any():
                 raise RejectedRecord("no_answer", f"{conversation.id}: no assistant turn to learn from")
         except RejectedRecord as error:
@@ -96,36 +117,77 @@ class ElmDataset(Dataset):
             return False
         return True
 
-    def _example(self, conversation: Conversation) -> Example:
-        inputs = [self.ecgs.encode(e) for e in conversation.ecgs]
-        return self.prompter.build(conversation.id, conversation.turns, inputs)
+    def _example(self, group: Sequence[Conversation], row: str, epoch: int | None) -> Example:
+        inputs = [self._show(ecg, f"{row}/{number}", epoch) for number, ecg in enumerate(group[0].ecgs)]
+        examples = [self.prompter.build(c.id, c.turns, inputs) for c in group]
+        if len(examples) == 1:
+            return examples[0]
+        return share_prefix(group[0].ecgs[0], examples, self.prompter.ecg_ids)
+
+    def _show(self, record_id: str, row_id: str, epoch: int | None) -> EcgInput:
+        if epoch is None:
+            found = self.ecgs.encode(record_id)
+            if found.shown:
+                self._shown[record_id] = found.shown
+            return found
+
+        segment, rate = self.ecgs.segment(record_id), self.ecgs.rate(record_id)
+        if self.augmentation.effects:
+            segment = augment_signal(segment, rate, self.augmentation, seed=self.seed, row_id=row_id, epoch=epoch)
+        representation = self.ecgs.representation
+        shown: EcgInput = representation.in_training(segment, rate, seed=self.seed, row_id=f"{row_id}/{epoch}")
+        if self.augmentation.image is None or shown.tensor is None:
+            return shown
+        picture = np.ascontiguousarray(shown.tensor.transpose(1, 2, 0))
+        picture = augment_image(picture, self.augmentation.image, seed=self.seed, row_id=row_id, epoch=epoch)
+        return replace(shown, tensor=np.ascontiguousarray(picture.transpose(2, 0, 1)))
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Example:
-        group = self.items[index]
-        if len(group) == 1:
-            return self._example(group[0])
-        inputs = [self.ecgs.encode(group[0].ecgs[0])]
-        examples = [self.prompter.build(c.id, c.turns, inputs) for c in group]
-        return share_prefix(group[0].ecgs[0], examples, self.prompter.ecg_ids)
+    def __getitem__(self, index: int | tuple[int, int]) -> Example:
+        index, epoch = index if isinstance(index, tuple) else (index, None)
+        try:
+            return self._example(self.items[index], self.rows[index], epoch)
+        except RejectedRecord as error:
+            if epoch is None or error.reason != "sequence_too_long":
+                raise
+            example = self._example(self.items[index], self.rows[index], None)
+            return replace(example, truncated=(*example.truncated, "augmentation"))
 
     def counts(self) -> Mapping[str, int]:
         """``{"used": …, "rejected": …}`` with one entry per reason: adds up to the conversations given."""
         reasons = Counter(f"rejected:{r['reason']}" for r in self.rejected)
         return {"used": sum(len(g) for g in self.items), **dict(sorted(reasons.items()))}
 
+    def cuts(self) -> dict[str, Any]:
+        """What the representation's length policy cut: ``ecgs``, how many there are, ``ecgs_cut``, how many of them it
+        cut, and ``ecg_shown``, lead → mean share of those that is shown. Empty when it cut none.
+        """
+        ecgs = {ecg for group in self.items for c in group for ecg in c.ecgs}
+        cut = [self._shown[ecg] for ecg in sorted(ecgs & self._shown.keys())]
+        if not cut:
+            return {}
+        shown = {lead: round(float(np.mean([c[lead] for c in cut])), 4) for lead in cut[0]}
+        return {"ecgs": len(ecgs), "ecgs_cut": len(cut), "ecg_shown": shown}
 
-class EpochSampler(Sampler[int]):
+
+class EpochSampler(Sampler[tuple[int, int]]):
     """The order of one epoch, a function of (seed, epoch) alone, so that a resumed run sees the same batches.
 
-    Shuffles, cuts into pools of ``pool`` items and sorts each pool by length; the pool's batches are shuffled again.
+    Gives ``(item, epoch)``, what ``ElmDataset`` takes: so the epoch reaches every worker, however long it lives.
+    Shuffles, cuts into pools of ``pool`` batches and sorts each pool by length; the pool's batches are shuffled again.
+    Fewer batches make smaller pools, at least ``MIN_POOLS`` of them where there are as many batches: in a single pool
+    the same items would meet in every epoch.
     """
+
+    MIN_POOLS = 4
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int = 16) -> None:
         self.lengths = np.asarray(lengths)
-        self.batch_size, self.seed, self.pool = batch_size, seed, pool
+        self.batch_size, self.seed = batch_size, seed
+        num_batches = -(-len(self.lengths) // batch_size)
+        self.pool = max(1, min(pool, num_batches // self.MIN_POOLS))
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -135,8 +197,9 @@ class EpochSampler(Sampler[int]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, self.epoch])
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.lengths))
         size = self.batch_size * self.pool
         batches: list[np.ndarray] = []
@@ -147,6 +210,6 @@ class EpochSampler(Sampler[int]):
         # An incomplete batch goes last: in the middle it would shift the borders of every later one.
         tail = [batches.pop()] if len(batches[-1]) < self.batch_size else []
         for i in rng.permutation(len(batches)):
-            yield from batches[i].tolist()
+            yield from ((item, epoch) for item in batches[i].tolist())
         for batch in tail:
-            yield from batch.tolist()
+            yield from ((item, epoch) for item in batch.tolist())

@@ -89,7 +89,10 @@ class Prompter:
         remaining = iter(ecgs)
         for piece in self.chat.pieces(turns, generate=generate):
             if piece.kind == "ecg":
-                tokens: Sequence[int] = [self.ecg_ids[t] for t in next(remaining).token_ids]
+                ecg = next(remaining)
+                tokens: Sequence[int] = [self.ecg_ids[t] for t in ecg.token_ids]
+                if ecg.text:
+                    tokens = [*tokens, *self._tokens(Piece("text", ecg.text, False, piece.turn))]
             else:
                 tokens = self._tokens(piece)
             ids.extend(tokens)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,15 +17,46 @@ from ecglm.errors import ConfigError, EcglmError, nearest
 from ecglm.types import LEADS, EcgInput
 
 
-class Representation(ABC):
-    """Turns a segment into what the model reads: input ids, and a tensor where an encoder reads it.
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """A recipe's section of a representation: subclass it, one field per option. The docstring is the help."""
 
-    name: as registered. added_tokens: the texts the LLM's tokenizer gets, in the order ``EcgInput.token_ids`` counts
-    them. placeholder: the added token whose embedding the encoder's output replaces, or None. num_tokens: ids per
-    ECG, or None where it varies. input_shape: shape of ``EcgInput.tensor``, or None where there is no tensor.
+    def files(self) -> dict[str, str]:
+        """Option → the file it names. A run is told apart by what such a file holds, not by where it lies."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """What a run knows when it makes its representation.
+
+    rate: Hz of the stores. seg_len: samples of a segment. seed: of the run. records: ids of the training ECGs, sorted.
+    segment: record id → float32 ``(12, seg_len)`` in mV. image_size: (height, width) that an image encoder reads;
+    image_tokens: the tokens it gives for one picture; both None where the encoder reads a signal.
+    """
+
+    rate: int
+    seg_len: int
+    seed: int
+    records: tuple[str, ...]
+    segment: Callable[[str], np.ndarray]
+    image_size: tuple[int, int] | None = None
+    image_tokens: int | None = None
+
+
+class Representation(ABC):
+    """Turns a segment into what the model reads: input ids, a tensor where an encoder reads it, or words.
+
+    name: as registered, and the name of its section in a recipe. gives: what ``EcgInput.tensor`` holds, ``"signal"``
+    (leads, samples), ``"image"`` (3, height, width), or None without a tensor; an encoder that reads the same can be
+    fed with it. Options: its section in a recipe. added_tokens: the texts the LLM's tokenizer gets, in the order
+    ``EcgInput.token_ids`` counts them. placeholder: the added token whose embedding the encoder's output replaces, or
+    None. num_tokens: ids per ECG, or None where it varies. input_shape: shape of ``EcgInput.tensor``, or None.
     """
 
     name: ClassVar[str]
+    gives: ClassVar[str | None] = None
+    Options: ClassVar[type[RecipeOptions]] = RecipeOptions
     added_tokens: tuple[str, ...]
     placeholder: str | None
     num_tokens: int | None
@@ -42,9 +74,24 @@ class Representation(ABC):
     def __call__(self, segment: np.ndarray, rate: int) -> EcgInput:
         """segment: float32 ``(12, num_samples)`` in mV, canonical leads, at ``rate`` Hz. EcglmError if unusable."""
 
+    def spread(self, weights: np.ndarray, segment: np.ndarray, rate: int) -> np.ndarray | None:
+        """Weights ``(…, num_ids)`` of the ids of a segment's ``token_ids``, laid over what each of them stands for:
+        ``(…, 12, num_samples)``, sums kept as far as an id stands for samples. None where that cannot be said.
+        """
+        return None
+
+    def in_training(self, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> EcgInput:
+        """What training shows; as it stands here, the same as in use. row_id: of the row and the epoch."""
+        return self(segment, rate)
+
     def save(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write what does not fit into the config to ``folder``; returns the names of the files."""
         return []
+
+    @classmethod
+    def from_recipe(cls, options: Any, context: BuildContext) -> Representation:
+        """Make it for a run. options: an ``Options``. As it stands here, they are the keywords of the constructor."""
+        return cls(**{f.name: getattr(options, f.name) for f in fields(options)})
 
     @classmethod
     @abstractmethod
@@ -103,3 +150,15 @@ def reduce_rate(segment: np.ndarray, rate: int, target: int | None) -> np.ndarra
     # the ends of a lead continue at their own level, so that an offset makes no step there
     reduced = resample_poly(np.asarray(segment, np.float64), 1, rate // target, axis=-1, padtype="line")
     return reduced.astype(np.float32)
+
+
+def spread_evenly(weights: np.ndarray, edges: np.ndarray, num_samples: int) -> np.ndarray:
+    """Weights ``(…, num_spans)`` of spans of time, each spread evenly over its own: ``(…, num_samples)``, sums kept.
+
+    edges: ``(num_spans + 1,)`` rising from 0 to ``num_samples``; they may lie between samples.
+    """
+    total = np.concatenate([np.zeros((*weights.shape[:-1], 1)), np.cumsum(weights, axis=-1)], axis=-1)
+    at = np.arange(num_samples + 1)
+    span = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, len(edges) - 2)
+    share = (at - edges[span]) / np.maximum(edges[span + 1] - edges[span], 1e-12)
+    return np.diff(total[..., span] + weights[..., span] * np.clip(share, 0, 1), axis=-1)

@@ -12,9 +12,27 @@ import numpy as np
 from ecglm.config import from_dict
 from ecglm.errors import EcglmError, nearest
 from ecglm.registry import register
-from ecglm.representations.base import Representation, check_leads, reduce_rate, select_leads
+from ecglm.representations.base import (
+    BuildContext,
+    RecipeOptions,
+    Representation,
+    check_leads,
+    reduce_rate,
+    select_leads,
+    spread_evenly,
+)
 from ecglm.representations.normalise import MODES, normalise, percentile_range
 from ecglm.types import LEADS, EcgInput
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SignalOptions(RecipeOptions):
+    """Show the ECG as a signal through an encoder. leads: all twelve, or these. rate: Hz, None keeps the store's."""
+
+    leads: tuple[str, ...] = ()
+    rate: int | None = None
+    num_tokens: int = 25
+    normalise: str = "none"
 
 
 @register("representations", "signal")
@@ -30,6 +48,8 @@ class SignalRepresentation(Representation):
     """
 
     name: ClassVar[str] = "signal"
+    gives: ClassVar[str] = "signal"
+    Options: ClassVar[type[RecipeOptions]] = SignalOptions
 
     num_tokens: int = 25
     num_samples: int = 2500
@@ -75,6 +95,27 @@ class SignalRepresentation(Representation):
             )
         tensor = np.ascontiguousarray(normalise(signal, self.normalise, self._percentiles()))
         return EcgInput(np.zeros(self.num_tokens, np.int64), tensor)
+
+    def spread(self, weights: np.ndarray, segment: np.ndarray, rate: int) -> np.ndarray:
+        """Placeholder k of N stands for the k-th of N equal shares of the time, in all shown leads alike."""
+        num_samples = segment.shape[1]
+        edges = np.linspace(0, num_samples, weights.shape[-1] + 1)
+        out = np.zeros((*weights.shape[:-1], len(LEADS), num_samples))
+        shown = [LEADS.index(lead) for lead in self.leads]
+        out[..., shown, :] = spread_evenly(weights, edges, num_samples)[..., None, :] / len(shown)
+        return out
+
+    @classmethod
+    def from_recipe(cls, options: SignalOptions, context: BuildContext) -> SignalRepresentation:
+        """As many samples as the run's segments have at the rate asked for."""
+        rate = options.rate or context.rate
+        return cls(
+            num_tokens=options.num_tokens,
+            num_samples=round(context.seg_len * rate / context.rate),
+            rate=options.rate,
+            leads=options.leads or LEADS,
+            normalise=options.normalise,
+        )
 
     def config(self) -> dict[str, Any]:
         """Every option, and the name."""

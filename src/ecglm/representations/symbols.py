@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,20 +13,70 @@ import numpy as np
 from ecglm.config import coerce, describe
 from ecglm.errors import ConfigError, EcglmError, nearest
 from ecglm.registry import register
-from ecglm.representations.base import Representation, check_leads, reduce_rate, select_leads
+from ecglm.representations.base import (
+    BuildContext,
+    RecipeOptions,
+    Representation,
+    check_leads,
+    reduce_rate,
+    select_leads,
+    spread_evenly,
+)
 from ecglm.representations.ecg_byte import EcgByte
 from ecglm.types import LEADS, EcgInput
 
 TOKENIZER_FILE = "ecg_byte.json"
+POLICIES = ("error", "balanced", "tail")
 
 _KEYS: dict[str, Any] = {
     "rate": int | None,
     "leads": list[str],
     "max_ecg_tokens": int | None,
-    "policy": Literal["error", "balanced"],
+    "policy": Literal["error", "balanced", "tail"],
     "lead_tokens": bool,
+    "compact_vocab": bool,
     "tokenizer": str,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymbolsOptions(RecipeOptions):
+    """Show the ECG as ECG-Byte symbols (arXiv 2412.14373). The tokenizer is trained on ``train_segments`` training
+    segments of the run's stores, or read from ``tokenizer``. max_ecg_tokens: None never cuts. policy: what happens to
+    an ECG beyond it, in training and in use alike: ``balanced`` keeps an equal share of every lead, ``tail`` cuts the
+    end off, so that the last leads are not seen, ``error`` refuses it. lead_tokens: name each lead before its symbols.
+    compact_vocab: only ids that an ECG can be encoded to become tokens of the LLM.
+    """
+
+    leads: tuple[str, ...] = ()
+    rate: int | None = None
+    num_merges: int = 500
+    boundary: Literal["none", "segment", "lead"] = "lead"
+    normalise: str = "instance"
+    train_segments: int = 500
+    tokenizer: str | None = None
+    max_ecg_tokens: int | None = None
+    policy: Literal["error", "balanced", "tail"] = "balanced"
+    lead_tokens: bool = True
+    compact_vocab: bool = True
+
+    def files(self) -> dict[str, str]:
+        """The tokenizer, where one is named."""
+        return {"tokenizer": self.tokenizer} if self.tokenizer else {}
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A segment's tokens, lead names among them, before the length policy.
+
+    ids: into ``added_tokens``. spans: ``(num_tokens, 2)``, first and past-the-last symbol of each in the shown leads
+    one after the other; empty for a lead's name. kept: which of them the policy keeps. num_samples: per lead.
+    """
+
+    ids: np.ndarray
+    spans: np.ndarray
+    kept: np.ndarray
+    num_samples: int
 
 
 @register("representations", "symbols")
@@ -35,15 +86,18 @@ class SymbolsRepresentation(Representation):
     tokenizer: an EcgByte, trained on the same leads and rate (``train_symbols`` does both in one call). rate: Hz at
     which the ECG is encoded, a divisor of the segment's rate, anti-aliased; None keeps the segment's. leads: which, in
     this order. max_ecg_tokens: most tokens an ECG may take, the same in training and in use; a blank or noisy ECG
-    takes several times those of an ordinary one. policy: what happens beyond: ``error``, or ``balanced``: every lead
-    keeps its first tokens, an equal share each, reported in ``EcgInput.truncated``. lead_tokens: a token with the
-    lead's name before each lead, where the tokenizer's boundary is ``lead`` (otherwise a token may belong to two
+    takes several times those of an ordinary one. policy: what happens beyond: ``error``; ``balanced``: every lead
+    keeps its first tokens, an equal share each; ``tail``: the end is cut off, as ECG-Bench does in training, and with
+    it the last leads. What was cut is told in ``EcgInput.truncated`` and ``EcgInput.shown``. lead_tokens: a token with
+    the lead's name before each lead, where the tokenizer's boundary is ``lead`` (otherwise a token may belong to two
     leads, and none is added).
 
-    Only ids an ECG can be encoded to become LLM tokens: ``signal_97`` … ``signal_122`` and the merges of them.
+    compact_vocab: only ids an ECG can be encoded to become LLM tokens: ``signal_97`` … ``signal_122`` and the merges
+    of them; otherwise every id of the tokenizer does. They stand in ascending order, or in that of a legacy tokenizer.
     """
 
     name: ClassVar[str] = "symbols"
+    Options: ClassVar[type[RecipeOptions]] = SymbolsOptions
     placeholder = None
     num_tokens = None
 
@@ -56,22 +110,24 @@ class SymbolsRepresentation(Representation):
         max_ecg_tokens: int | None = None,
         policy: str = "balanced",
         lead_tokens: bool = True,
+        compact_vocab: bool = True,
     ) -> None:
         self.tokenizer, self.rate, self.leads = tokenizer, rate, check_leads(leads)
-        self.max_ecg_tokens, self.policy, self.lead_tokens = max_ecg_tokens, policy, lead_tokens
+        self.max_ecg_tokens, self.policy = max_ecg_tokens, policy
+        self.lead_tokens, self.compact_vocab = lead_tokens, compact_vocab
         if rate is not None and rate < 1:
             raise EcglmError(f"rate: must be at least 1 Hz, not {rate}")
-        if policy not in ("error", "balanced"):
-            raise EcglmError(f"policy: no '{policy}'{nearest(policy, ('error', 'balanced'))}; 'error' or 'balanced'")
-        reachable = tokenizer.reachable.tolist()
+        if policy not in POLICIES:
+            raise EcglmError(f"policy: no '{policy}'{nearest(policy, POLICIES)}; one of {', '.join(POLICIES)}")
+        vocabulary = tokenizer.reachable.tolist() if compact_vocab else list(range(tokenizer.vocab_size))
         if tokenizer.legacy_vocab_order is not None:  # decides the LLM's ids in checkpoints of the original
-            kept = set(reachable)
-            reachable = [i for i in tokenizer.legacy_vocab_order if i in kept]
+            kept = set(vocabulary)
+            vocabulary = [i for i in tokenizer.legacy_vocab_order if i in kept]
         self._index = np.full(tokenizer.vocab_size, -1, np.int64)
-        self._index[reachable] = np.arange(len(reachable))
+        self._index[vocabulary] = np.arange(len(vocabulary))
         self._named = lead_tokens and tokenizer.boundary == "lead"
         lead_names = tuple(f"<lead_{lead}>" for lead in self.leads) if self._named else ()
-        self.added_tokens = tuple(f"signal_{i}" for i in reachable) + lead_names
+        self.added_tokens = tuple(f"signal_{i}" for i in vocabulary) + lead_names
         least = len(self.leads) * (2 if self._named else 1)
         if max_ecg_tokens is not None and max_ecg_tokens < least:
             raise EcglmError(f"max_ecg_tokens: must be at least {least} for {len(self.leads)} leads")
@@ -87,26 +143,84 @@ class SymbolsRepresentation(Representation):
         Raises EcglmError for another shape, NaN or infinity, a rate that ``self.rate`` does not divide, or, under the
         policy ``error``, more than ``max_ecg_tokens`` tokens.
         """
+        found = self._encode(segment, rate)
+        if found.kept.all():
+            return EcgInput(found.ids)
+        num_kept, total = int(found.kept.sum()), len(found.kept)
+        if self.policy == "error":
+            raise EcglmError(
+                f"max_ecg_tokens: the ECG takes {total} tokens, {self.max_ecg_tokens} are allowed; raise it, lower the "
+                "rate, show fewer leads, or use policy 'balanced'"
+            )
+        lengths = found.spans[:, 1] - found.spans[:, 0]
+        shares = np.repeat(found.kept, lengths).reshape(len(self.leads), -1).mean(axis=1)
+        shown = {lead: round(float(share), 4) for lead, share in zip(self.leads, shares, strict=True)}
+        told = f"ecg_tokens: {num_kept} of {total} kept, policy {self.policy}"
+        return EcgInput(found.ids[found.kept], None, (told,), shown=shown)
+
+    def _encode(self, segment: np.ndarray, rate: int) -> _Encoded:
         tokens = self.tokenizer.encode(reduce_rate(select_leads(segment, self.leads), rate, self.rate))
-        ids, lead = self._index[tokens.ids], tokens.spans[:, 0] // tokens.shape[1]
-        num_named = len(self.leads) if self._named else 0
-        total, most = len(ids) + num_named, self.max_ecg_tokens
-        truncated: tuple[str, ...] = ()
-        if most is not None and total > most:
-            if self.policy == "error":
-                raise EcglmError(
-                    f"max_ecg_tokens: the ECG takes {total} tokens, {most} are allowed; raise it, lower the rate, show "
-                    "fewer leads, or use policy 'balanced'"
-                )
-            share = (most - num_named) // len(self.leads)
-            kept = np.arange(len(ids)) - np.searchsorted(lead, lead) < share
-            ids, lead = ids[kept], lead[kept]
-            truncated = (f"ecg_tokens: {len(ids) + num_named} of {total} kept, at most {share} symbols per lead",)
+        ids, spans = self._index[tokens.ids], tokens.spans
+        lead = spans[:, 0] // tokens.shape[1]
+        starts = np.searchsorted(lead, np.arange(len(self.leads)))
+        place = np.arange(len(ids)) - starts[lead]  # within its lead
         if self._named:
-            starts = np.searchsorted(lead, np.arange(len(self.leads)))
             first = len(self.added_tokens) - len(self.leads)
             ids = np.insert(ids, starts, np.arange(first, len(self.added_tokens)))
-        return EcgInput(ids, None, truncated)
+            spans = np.insert(spans, starts, np.arange(len(self.leads))[:, None] * tokens.shape[1], axis=0)
+            place = np.insert(place, starts, -1)
+        total, most = len(ids), self.max_ecg_tokens
+        if most is None or total <= most:
+            kept = np.ones(total, bool)
+        elif self.policy == "balanced":
+            kept = place < (most - (len(self.leads) if self._named else 0)) // len(self.leads)
+        else:
+            kept = np.arange(total) < most
+        return _Encoded(ids, spans, kept, tokens.shape[1])
+
+    def spread(self, weights: np.ndarray, segment: np.ndarray, rate: int) -> np.ndarray:
+        """Each token's weight over the samples of its span, evenly; the names of leads stand for no sample."""
+        found, num_samples = self._encode(segment, rate), segment.shape[1]
+        spans = found.spans[found.kept]
+        lengths = spans[:, 1] - spans[:, 0]
+        at = np.repeat(np.arange(len(spans)), lengths)
+        where = np.repeat(spans[:, 0] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        encoded = np.zeros((*weights.shape[:-1], len(self.leads) * found.num_samples))
+        encoded[..., where] = weights[..., at] / lengths[at]
+        factor = 1 if self.rate is None else rate // self.rate
+        edges = np.minimum(np.arange(found.num_samples + 1) * factor, num_samples)
+        out = np.zeros((*weights.shape[:-1], len(LEADS), num_samples))
+        rows = [LEADS.index(lead) for lead in self.leads]
+        out[..., rows, :] = spread_evenly(encoded.reshape(*encoded.shape[:-1], len(rows), -1), edges, num_samples)
+        return out
+
+    @classmethod
+    def from_recipe(cls, options: SymbolsOptions, context: BuildContext) -> SymbolsRepresentation:
+        """With the tokenizer the options name, or one trained on some of the run's training ECGs."""
+        leads = options.leads or LEADS
+        limits = {
+            "max_ecg_tokens": options.max_ecg_tokens,
+            "policy": options.policy,
+            "lead_tokens": options.lead_tokens,
+            "compact_vocab": options.compact_vocab,
+        }
+        if options.tokenizer:
+            return cls(EcgByte.load(options.tokenizer), leads=leads, rate=options.rate, **limits)  # type: ignore[arg-type]
+        records = context.records
+        if not records:
+            raise EcglmError("no training conversation shows an ECG to learn symbols from; name symbols.tokenizer")
+        chosen = np.random.default_rng(context.seed).permutation(len(records))[: options.train_segments]
+        return train_symbols(
+            np.stack([context.segment(records[i]) for i in sorted(chosen)]),
+            context.rate,
+            leads=leads,
+            target_rate=options.rate,
+            num_merges=options.num_merges,
+            boundary=options.boundary,
+            normalise=options.normalise,
+            seed=context.seed,
+            **limits,  # type: ignore[arg-type]
+        )
 
     def config(self) -> dict[str, Any]:
         """Every option, the name, and the fingerprint of the tokenizer that ``save`` writes."""
@@ -117,6 +231,7 @@ class SymbolsRepresentation(Representation):
             "max_ecg_tokens": self.max_ecg_tokens,
             "policy": self.policy,
             "lead_tokens": self.lead_tokens,
+            "compact_vocab": self.compact_vocab,
             "tokenizer": self.tokenizer.fingerprint,
         }
 
@@ -166,16 +281,15 @@ def train_symbols(
     normalise: str = "instance",
     boundary: str = "lead",
     percentiles: Mapping[str, float] | None = None,
-    max_ecg_tokens: int | None = None,
-    policy: str = "balanced",
     seed: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> SymbolsRepresentation:
     """A tokenizer trained on exactly what will be encoded, and its representation.
 
     segments: ``(12, num_samples)`` each, mV, at ``rate`` Hz, canonical leads, of training patients alone.
-    target_rate: Hz to encode at, a divisor of ``rate``, or None for ``rate``. The rest as in ``EcgByte.train`` and
-    ``SymbolsRepresentation``.
+    target_rate: Hz to encode at, a divisor of ``rate``, or None for ``rate``. The rest as in ``EcgByte.train``.
+    options: of ``SymbolsRepresentation``.
     """
     leads, target = check_leads(leads), target_rate or rate
     tokenizer = EcgByte.train(
@@ -187,4 +301,4 @@ def train_symbols(
         seed=seed,
         progress=progress,
     )
-    return SymbolsRepresentation(tokenizer, rate=target, leads=leads, max_ecg_tokens=max_ecg_tokens, policy=policy)
+    return SymbolsRepresentation(tokenizer, rate=target, leads=leads, **options)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import keyword
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+from ecglm import registry
+from ecglm.errors import ConfigError
 from ecglm.models.checkpoint import ModelConfig
+from ecglm.models.encoders.base import reads
+from ecglm.representations.augment import Augmentation
+from ecglm.representations.base import RecipeOptions, Representation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,37 +24,13 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignalConfig:
-    """Show the ECG as a signal through an encoder. leads: all twelve, or these. rate: Hz, None keeps the store's."""
-
-    leads: tuple[str, ...] = ()
-    rate: int | None = None
-    num_tokens: int = 25
-    normalise: str = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SymbolsConfig:
-    """Show the ECG as ECG-Byte symbols (arXiv 2412.14373). The tokenizer is trained on ``train_segments`` training
-    segments of the run's stores, or read from ``tokenizer``. max_ecg_tokens: None never cuts.
-    """
-
-    leads: tuple[str, ...] = ()
-    rate: int | None = None
-    num_merges: int = 500
-    boundary: Literal["none", "segment", "lead"] = "lead"
-    normalise: str = "instance"
-    train_segments: int = 500
-    tokenizer: str | None = None
-    max_ecg_tokens: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to train. lr is the peak of the schedule. parts: which parts learn; the others stay as they are.
 
     share_ecg: join the questions about one ECG into one sequence (same loss, the ECG is read once). eval_every: steps
     between validations, each also a point to resume from. patience: stop after so many validations without progress.
+    augment: effect → ``{p, options …}``, how training changes its ECGs, anew in every epoch; empty shows them as they
+    are (docs/augmentation.md).
     """
 
     objective: str = "sft"
@@ -64,6 +46,7 @@ class TrainConfig:
     clip: float = 1.0
     parts: tuple[str, ...] = ()
     share_ecg: bool = True
+    augment: dict[str, Any] = field(default_factory=dict)
     log_every: int = 10
     eval_every: int = 100
     patience: int | None = None
@@ -84,30 +67,116 @@ class TrainConfig:
             raise ValueError(
                 f"train.warmup_steps must be below max_steps ({self.max_steps}), found {self.warmup_steps}"
             )
+        try:
+            self.augmentation()
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    def augmentation(self) -> Augmentation:
+        """The checked effects of ``augment``; ConfigError for an unknown effect or option."""
+        return Augmentation.from_plain(self.augment, "train.augment")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One training run. Exactly one of ``signal`` and ``symbols`` says how the model is shown the ECG."""
+class _Recipe:
+    """One training run. At most one section of a representation says how the model is shown the ECG; without one it
+    is what the encoder reads: ``signal`` for signal encoders, ``image`` for image encoders.
+    """
 
     name: str
     data: DataConfig
-    signal: SignalConfig | None = None
-    symbols: SymbolsConfig | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+
+    if TYPE_CHECKING:  # the sections of the registered representations, and what follows them
+        model: ModelConfig = field(default_factory=ModelConfig)
+        train: TrainConfig = field(default_factory=TrainConfig)
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __post_init__(self) -> None:
-        given = [n for n in ("signal", "symbols") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"give exactly one representation, signal or symbols (found: {', '.join(given) or 'none'})"
+        given = [name for name in SECTIONS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give at most one representation, found {' and '.join(given)}")
+        try:
+            self._check()
+        except ConfigError as error:  # an unknown encoder, say; a recipe file names its line
+            raise ValueError(str(error)) from error
+
+    def _check(self) -> None:
+        """Refuse pairs of representation and encoder, or of representation and augmentation, that cannot work."""
+        encoder, name = self.model.encoder, self.representation
+        gives = SECTIONS[name].gives
+        if "image" in self.train.augment and gives != "image":
+            raise ConfigError(f"train.augment.image varies pictures, but representation '{name}' gives none; remove it")
+        if gives is None:
+            if self.model.encoder_options:
+                raise ConfigError(
+                    f"representation '{name}' feeds no encoder, but model.encoder_options are given; remove them, or "
+                    "choose a representation that feeds an encoder"
+                )
+        elif encoder is None:
+            raise ConfigError(f"representation '{name}' feeds an encoder, but model.encoder is empty; name one")
+        elif reads(encoder) != gives:
+            mend = ", ".join(n for n in registry.names("encoders") if reads(n) == gives)
+            fits = ", ".join(n for n, kind in SECTIONS.items() if kind.gives == reads(encoder))
+            raise ConfigError(
+                f"representation '{name}' gives {_a(gives)}, but encoder '{encoder}' reads {_a(reads(encoder))}; "
+                f"choose another representation ({fits}) or another encoder ({mend})"
             )
 
     @property
     def representation(self) -> str:
         """Name of the representation in use."""
-        return "signal" if self.signal is not None else "symbols"
+        for name in SECTIONS:
+            if getattr(self, name) is not None:
+                return name
+        if self.model.encoder is None:
+            raise ConfigError("neither a representation nor model.encoder is given; name one, say symbols: {}")
+        if (name := reads(self.model.encoder)) not in SECTIONS:
+            raise ConfigError(f"encoder '{self.model.encoder}' reads {name}; name a representation that gives it")
+        return name
 
-    def representation_config(self) -> Any:
-        return self.signal if self.signal is not None else self.symbols
+    @property
+    def representation_options(self) -> RecipeOptions:
+        """The options of the representation in use."""
+        given = getattr(self, self.representation)
+        return SECTIONS[self.representation].Options() if given is None else given
+
+
+def _a(kind: str) -> str:
+    """What a tensor holds, as a sentence says it; a plugin may have a kind of its own."""
+    return {"signal": "a signal", "image": "a picture"}.get(kind, kind)
+
+
+_OWN = ("name", "data", "model", "train")
+
+
+def _sections() -> dict[str, type[Representation]]:
+    """The registered representations, each a section of the recipe. ConfigError for a name that cannot be a key."""
+    for name in registry.names("representations"):
+        if not name.isidentifier() or keyword.iskeyword(name) or name in dir(_Recipe) or name in _OWN:
+            raise ConfigError(f"representation '{name}': a recipe cannot have a section of that name; choose another")
+    return {name: registry.get("representations", name) for name in registry.names("representations")}
+
+
+SECTIONS = _sections()
+
+if TYPE_CHECKING:
+
+    class Recipe(_Recipe):
+        """A recipe with a section for every registered representation."""
+
+        def __init__(self, *, name: str, data: DataConfig, **sections: Any) -> None: ...
+
+else:
+    Recipe = make_dataclass(
+        "Recipe",
+        [
+            *((name, kind.Options | None, None) for name, kind in SECTIONS.items()),
+            ("model", ModelConfig, field(default_factory=ModelConfig)),
+            ("train", TrainConfig, field(default_factory=TrainConfig)),
+        ],
+        bases=(_Recipe,),
+        frozen=True,
+        kw_only=True,
+        namespace={"__doc__": _Recipe.__doc__, "__module__": __name__},
+    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.utils import logging as hf_logging
 
@@ -27,15 +26,14 @@ from ecglm.files import (
     write_text,
 )
 from ecglm.models.checkpoint import Bundle, create
+from ecglm.models.encoders.base import picture
 from ecglm.prompts.data import EcgSource, ElmDataset
 from ecglm.prompts.people import people
-from ecglm.representations.ecg_byte import EcgByte
-from ecglm.representations.signal import SignalRepresentation
-from ecglm.representations.symbols import SymbolsRepresentation, train_symbols
+from ecglm.representations.base import BuildContext, Representation
 from ecglm.store.reader import SegmentStore
-from ecglm.training.recipe import Recipe, SymbolsConfig
+from ecglm.training.recipe import SECTIONS, Recipe
 from ecglm.training.trainer import STATES, ElmTrainer, is_over, resume_point
-from ecglm.types import LEADS, SPLITS, Conversation
+from ecglm.types import SPLITS, Conversation
 
 KIND = "training-run"
 
@@ -83,8 +81,10 @@ def train(
         bundle = _bundle(recipe, stores, train_rows)
         bundle.trained_on = people(train_rows)
         ecgs = EcgSource(stores, bundle.representation)
+        share, seed, augmentation = recipe.train.share_ecg, recipe.train.seed, recipe.train.augmentation()
         datasets = [
-            ElmDataset(rows, ecgs, bundle.prompter, share_ecg=recipe.train.share_ecg) for rows in (train_rows, val_rows)
+            ElmDataset(train_rows, ecgs, bundle.prompter, share_ecg=share, augmentation=augmentation, seed=seed),
+            ElmDataset(val_rows, ecgs, bundle.prompter, share_ecg=share),
         ]
         counts = _report_datasets(folder, datasets, say)
         _fit(recipe, bundle, datasets, folder, say)
@@ -108,8 +108,11 @@ def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     """The recipe without its paths: what the inputs are is told by their fingerprints, not by where they lie."""
     settings = strict.to_dict(recipe)
     settings["data"] = {"tasks": list(recipe.data.tasks)}
-    if recipe.symbols is not None and recipe.symbols.tokenizer:
-        settings["symbols"]["tokenizer"] = file_sha256(recipe.symbols.tokenizer)
+    for name in SECTIONS:  # a representation that is not used decides nothing
+        settings.pop(name)
+    options = recipe.representation_options
+    files = {option: file_sha256(path) for option, path in options.files().items()}
+    settings[recipe.representation] = {**strict.to_dict(options), **files}
     return {**settings, "limit": limit}
 
 
@@ -142,50 +145,29 @@ def _bundle(recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence
         raise EcglmError(
             "the stores were prepared by different pipelines; prepare them alike to train on them together"
         )
-    representation = _representation(recipe, stores, train_rows)
+    representation = representation_of(recipe, stores, train_rows)
     texts = sorted({t.text for c in train_rows for t in c.turns})
     return create(recipe.model, representation, pipelines[0], texts, recipe.train.seed)
 
 
-def _representation(recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence[Conversation]) -> Any:
-    store = stores[0]
-    if recipe.signal is not None:
-        rate = recipe.signal.rate or store.rate
-        return SignalRepresentation(
-            num_tokens=recipe.signal.num_tokens,
-            num_samples=round(store.seg_len * rate / store.rate),
-            rate=recipe.signal.rate,
-            leads=recipe.signal.leads or LEADS,
-            normalise=recipe.signal.normalise,
-        )
-    assert recipe.symbols is not None
-    return _symbols(recipe.symbols, stores, train_rows, recipe.train.seed)
+def representation_of(
+    recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence[Conversation]
+) -> Representation:
+    """The representation of a run, made of its options, its training ECGs and what its encoder reads.
 
-
-def _symbols(
-    options: SymbolsConfig, stores: Sequence[SegmentStore], rows: Sequence[Conversation], seed: int
-) -> SymbolsRepresentation:
-    leads = options.leads or LEADS
-    if options.tokenizer:
-        tokenizer = EcgByte.load(options.tokenizer)
-        return SymbolsRepresentation(tokenizer, leads=leads, rate=options.rate, max_ecg_tokens=options.max_ecg_tokens)
-    records = sorted({e for c in rows for e in c.ecgs})
-    if not records:
-        raise EcglmError("no training conversation shows an ECG to learn symbols from; name symbols.tokenizer")
-    chosen = np.random.default_rng(seed).permutation(len(records))[: options.train_segments]
-    source = EcgSource(stores, None)
-    segments = np.stack([source.segment(records[i]) for i in sorted(chosen)])
-    return train_symbols(
-        segments,
-        stores[0].rate,
-        leads=leads,
-        target_rate=options.rate,
-        num_merges=options.num_merges,
-        boundary=options.boundary,
-        normalise=options.normalise,
-        max_ecg_tokens=options.max_ecg_tokens,
-        seed=seed,
+    Raises ConfigError or EcglmError for options that fit neither.
+    """
+    size, tokens = picture(recipe.model.encoder, recipe.model.encoder_options)
+    context = BuildContext(
+        rate=stores[0].rate,
+        seg_len=stores[0].seg_len,
+        seed=recipe.train.seed,
+        records=tuple(sorted({e for c in train_rows for e in c.ecgs})),
+        segment=EcgSource(stores, None).segment,
+        image_size=size,
+        image_tokens=tokens,
     )
+    return SECTIONS[recipe.representation].from_recipe(recipe.representation_options, context)
 
 
 def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable[[str], None]) -> dict[str, Any]:
@@ -196,7 +178,14 @@ def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable
             **data.counts(),
             "sequences": len(data),
             **{f"truncated:{k}": v for k, v in data.truncated.items()},
+            **data.cuts(),
         }
+        if cuts := data.cuts():
+            shares = ", ".join(f"{lead} {share:.0%}" for lead, share in cuts["ecg_shown"].items())
+            say(
+                f"{name}: {cuts['ecgs_cut']} of {cuts['ecgs']} ECGs are longer than max_ecg_tokens and cut; "
+                f"shown of those: {shares}"
+            )
         if data.rejected:
             append_jsonl(folder / "rejects.jsonl", [{"split": name, **row} for row in data.rejected])
             say(f"{name}: {len(data.rejected)} conversations rejected, see {folder / 'rejects.jsonl'}")
@@ -213,7 +202,10 @@ def _fit(
     hf_logging.set_verbosity_error()
     torch.manual_seed(recipe.train.seed)
     parts = recipe.train.parts or [p for p in ("encoder", "connector", "llm") if getattr(bundle.elm, p) is not None]
-    bundle.elm.set_trainable(parts)
+    learning = bundle.elm.set_trainable(parts)
+    if recipe.model.lora is not None:
+        total = sum(p.numel() for p in bundle.elm.llm.parameters())
+        say(f"LoRA: {learning['llm']:,} of the LLM's {total:,} weights learn")
     trainer = ElmTrainer(bundle, datasets[0], datasets[1], recipe.train, folder, say)
     point = resume_point(folder / STATES)
     if point:

@@ -17,7 +17,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from ecglm import registry
 from ecglm.errors import EcglmError, TornOutputError
 from ecglm.files import append_jsonl, read_manifest, write_manifest
-from ecglm.models.checkpoint import Bundle, load_ecg_weights, save_pretrained, write_checkpoint, writing_weights
+from ecglm.models.adapters import is_adapted, load_adapter, save_adapter
+from ecglm.models.checkpoint import (
+    Bundle,
+    load_ecg_weights,
+    save_ecg_weights,
+    save_pretrained,
+    write_checkpoint,
+    writing_weights,
+)
 from ecglm.models.llm import load_llm
 from ecglm.prompts.collate import collate
 from ecglm.prompts.data import ElmDataset, EpochSampler
@@ -99,7 +107,11 @@ class ElmTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.out)
             folder.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(self.bundle, folder)
+            if is_adapted(self.bundle.elm.llm):  # merged, they could not be taken apart again to the last bit
+                save_adapter(self.bundle.elm.llm, folder)
+                save_ecg_weights(self.bundle.elm, folder)
+            else:
+                write_checkpoint(self.bundle, folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with writing_weights(self.out / STATES):
@@ -126,8 +138,11 @@ class ElmTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        saved, _ = load_llm(str(folder / "llm"))
-        self.bundle.elm.llm.load_state_dict(saved.state_dict())
+        if is_adapted(self.bundle.elm.llm):
+            load_adapter(self.bundle.elm.llm, folder)
+        else:
+            saved, _ = load_llm(str(folder / "llm"))
+            self.bundle.elm.llm.load_state_dict(saved.state_dict())
         load_ecg_weights(self.bundle.elm, folder)
 
 

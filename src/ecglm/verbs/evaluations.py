@@ -35,7 +35,7 @@ def predict_(
         data: conversations file.
         store: the stores that hold its ECGs.
         out: folder for predictions.jsonl.
-        controls: what to show in place of the ECG (ecglm ls controls).
+        controls: what to show in place of the ECG, or how to disturb it (ecglm ls controls).
         split: which split to answer.
         tasks: all, or these.
         seed: of the controls.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, UseAppendAction
 
-from ecglm.errors import EcglmError
+from ecglm.errors import ConfigError, EcglmError
 from ecglm.verbs.common import say, tell
 
 
@@ -26,7 +26,7 @@ class _TrainOptions:
 def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
     """A recipe file, with ``--section.field value`` laid over it, and the options of the verb."""
     from ecglm import config
-    from ecglm.training.recipe import Recipe
+    from ecglm.training.recipe import SECTIONS, Recipe
 
     usage = f"usage: ecglm {verb} RECIPE.yaml [--out DIR] [--limit N] [--dev] [--overwrite] [--section.field value …]"
     if not args or args[0].startswith("-"):
@@ -43,14 +43,21 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
         ],
     )
     options = _TrainOptions(out=Path("runs") / recipe.name)
-    # The recipe has chosen its representation: the options are that one's, not a choice of subcommands.
-    found: Any = tyro.cli(
-        both,
-        args=args[1:],
-        default=both(recipe, options),
-        prog=f"ecglm {verb} {args[0]}",
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    named = {a[2:].partition(".")[0] for a in args[1:] if a.startswith("--") and "." in a} & SECTIONS.keys()
+    if named and all(getattr(recipe, name) is None for name in SECTIONS):  # the command line chooses it
+        chosen: dict[str, Any] = {name: SECTIONS[name].Options() for name in named}
+        recipe = dataclasses.replace(recipe, **chosen)
+    # The representation has been chosen: the options are that one's, not a choice of subcommands.
+    try:
+        found: Any = tyro.cli(
+            both,
+            args=args[1:],
+            default=both(recipe, options),
+            prog=f"ecglm {verb} {args[0]}",
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except ValueError as error:  # what a recipe's own checks say of fields that are sound one by one
+        raise ConfigError(f"ecglm {verb} {args[0]}: {error}") from error
     # Read back once more: what YAML refuses (nan, say) is refused on the command line too.
     return config.from_dict(Recipe, config.to_dict(found.recipe), f"ecglm {verb} {args[0]}"), found.run
 
@@ -75,6 +82,8 @@ def validate(args: list[str]) -> None:
     """Read a recipe and everything it names, and say what would be trained."""
     from ecglm.conversations.table import read_conversations
     from ecglm.store.reader import SegmentStore
+    from ecglm.training.recipe import SECTIONS
+    from ecglm.training.run import representation_of
 
     recipe, _ = _recipe(args, "validate")
     stores = [SegmentStore(s) for s in recipe.data.stores]
@@ -84,6 +93,9 @@ def validate(args: list[str]) -> None:
         found = [c for c in rows if c.split == split]
         missing = sum(any(e not in held for e in c.ecgs) for c in found)
         say(f"{split}: {len(found)} questions" + (f", {missing} on ECGs that no store holds" if missing else ""))
+    if SECTIONS[recipe.representation].gives is not None:  # made in no time, unlike a tokenizer of symbols
+        shape = representation_of(recipe, stores, []).input_shape or ()
+        say(f"encoder {recipe.model.encoder} reads {' x '.join(map(str, shape))} of each ECG")
     say(f"{recipe.name}: {recipe.representation}, {recipe.model.llm}, {recipe.train.max_steps} steps: valid")
 
 

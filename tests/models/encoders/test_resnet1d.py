@@ -14,7 +14,7 @@ from ecglm.models.encoders.resnet1d import ResNet1d
 
 def encoder(num_leads: int = 12, num_samples: int = 1000, **options) -> ResNet1d:
     torch.manual_seed(0)
-    return build_encoder("resnet1d", num_leads=num_leads, num_samples=num_samples, options=options)
+    return build_encoder("resnet1d", input_shape=(num_leads, num_samples), options=options)
 
 
 @pytest.mark.parametrize("num_samples", [500, 1000, 1250, 999, 2500])
@@ -55,4 +55,4 @@ def test_bad_options_are_told_in_one_line() -> None:
     with pytest.raises(ConfigError, match="too few"):
         encoder(num_samples=16)
     with pytest.raises(ConfigError, match=r"resnet1d.*did you mean|did you mean.*resnet1d"):
-        build_encoder("resnet1", num_leads=12, num_samples=500, options={})
+        build_encoder("resnet1", input_shape=(12, 500), options={})

@@ -1,8 +1,8 @@
-"""What encoders share: built from a name and settings, (batch, leads, samples) → (batch, tokens, dim)."""
+"""What encoders share: what one reads, how it is built from a name and settings, tokens (batch, tokens, dim) out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,12 +11,44 @@ from ecglm import registry
 from ecglm.errors import ConfigError
 
 
-def build_encoder(name: str, *, num_leads: int, num_samples: int, options: Mapping[str, Any]) -> nn.Module:
-    """An encoder by name. It has ``dim`` (width of its tokens) and ``forward((batch, num_leads, num_samples) float32)``
-    giving ``(batch, tokens, dim)``. Raises ConfigError for an unknown name or option.
+def reads(name: str) -> str:
+    """What the encoder called ``name`` reads: ``"signal"`` or ``"image"``. ConfigError for an unknown name."""
+    return str(getattr(registry.get("encoders", name), "reads", "signal"))
+
+
+def picture(name: str | None, options: Mapping[str, Any]) -> tuple[tuple[int, int], int] | tuple[None, None]:
+    """(height, width) of the pictures an image encoder reads, and its tokens for one; no weights are made or read.
+
+    Two Nones without an encoder, and for one that reads a signal. Raises ConfigError for an unknown name or option,
+    EcglmError for a file that cannot be read.
     """
+    if name is None or reads(name) != "image":
+        return None, None
     kind = registry.get("encoders", name)
     try:
-        return kind(num_leads=num_leads, num_samples=num_samples, **options)
+        return kind.picture(**options)
     except TypeError as error:
         raise ConfigError(f"encoder '{name}': {error}") from error
+
+
+def build_encoder(name: str, *, input_shape: Sequence[int], options: Mapping[str, Any]) -> nn.Module:
+    """An encoder by name, for tensors of ``input_shape``: ``(num_leads, num_samples)`` float32 of a signal, or
+    ``(3, height, width)`` uint8 of a picture. It has ``dim`` (width of its tokens), and ``forward`` of a batch gives
+    ``(batch, tokens, dim)``. Raises ConfigError for an unknown name or option, or a shape it does not read.
+    """
+    kind = registry.get("encoders", name)
+    shape: dict[str, Any] = {}
+    if reads(name) == "signal":
+        if len(input_shape) != 2:
+            raise ConfigError(f"encoder '{name}' reads a signal (leads, samples), not shape {tuple(input_shape)}")
+        shape = {"num_leads": input_shape[0], "num_samples": input_shape[1]}
+    try:
+        encoder: nn.Module = kind(**shape, **options)
+    except TypeError as error:
+        raise ConfigError(f"encoder '{name}': {error}") from error
+    if reads(name) == "image" and tuple(input_shape) != (3, *encoder.image_size):  # type: ignore[misc]
+        raise ConfigError(
+            f"encoder '{name}' reads pictures of shape (3, {', '.join(map(str, encoder.image_size))}), "  # type: ignore[arg-type]
+            f"not {tuple(input_shape)}"
+        )
+    return encoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -33,6 +34,8 @@ class ResNet1d(nn.Module):
     Group norm instead of batch norm: one ECG's features do not depend on the others in its batch. widths: one stage
     each, multiples of 8, every stage after the stem halves time. stem_stride: time reduction of the first convolution.
     """
+
+    reads: ClassVar[str] = "signal"
 
     def __init__(
         self,

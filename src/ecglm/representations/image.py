@@ -1,0 +1,149 @@
+"""The ECG as a picture of ECG paper for an image encoder, clean or, in training, as if scanned or photographed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ecglm.errors import EcglmError, nearest
+from ecglm.registry import register
+from ecglm.representations.base import BuildContext, RecipeOptions
+from ecglm.representations.paper import Geometry, paper_geometry, signal_to_pixel
+from ecglm.representations.pictures import FITS, PictureRepresentation, encoder_fit, fit, fitted_point, scales
+from ecglm.representations.render import render
+from ecglm.representations.synthesis import synthesise
+from ecglm.representations.synthesis_recipes import RECIPES, plan_of
+from ecglm.types import LEADS, EcgInput
+
+#: Width of the trace in mm on paper, and in the encoder's pixels at least: thinner lines fade into the grid.
+LINE_MM, LEAST_PIXELS = 0.35, 1.0
+#: The widest pen of a synthesis recipe.
+_WIDEST_MM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(RecipeOptions):
+    """Show the ECG as paper to an image encoder. layout, size (width, height), dpi, color, grid, header: as in
+    ``ecglm render``. fit: ``pad`` (whole, white margins), ``squash`` (whole, stretched) or ``crop`` (the ends are
+    lost) to the encoder's size. line_width: of the trace in mm; None is 0.35, or more where it would be thinner than a
+    pixel of the encoder. synthesis: ``clean``, ``pulse`` or ``hard``: training shows photographed paper, another in
+    every epoch; validation and use show it clean. num_tokens: ECG tokens; None takes all the encoder gives.
+    """
+
+    layout: str = "3x4+1"
+    size: tuple[int, int] | None = None
+    dpi: float | None = None
+    color: str = "pink"
+    grid: bool = True
+    header: str = ""
+    fit: Literal["pad", "squash", "crop"] = "pad"
+    line_width: float | None = None
+    synthesis: str | None = None
+    num_tokens: int | None = None
+
+
+@register("representations", "image")
+@dataclass(frozen=True, kw_only=True)
+class ImageRepresentation(PictureRepresentation):
+    """A page of ECG paper, drawn larger and fitted to the encoder by the mean over each pixel's area.
+
+    The options are those of ``ImageOptions``; what the page looks like does not depend on the encoder, except the
+    width of the trace.
+    """
+
+    name: ClassVar[str] = "image"
+    Options: ClassVar[type[RecipeOptions]] = ImageOptions
+
+    layout: str = "3x4+1"
+    size: tuple[int, int] | None = None
+    dpi: float | None = None
+    color: str = "pink"
+    grid: bool = True
+    header: str = ""
+    fit: str = "pad"
+    line_width: float | None = None
+    synthesis: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fit not in FITS:
+            raise EcglmError(f"fit: no '{self.fit}'{nearest(self.fit, FITS)}; known: {', '.join(FITS)}")
+        if self.synthesis is not None:
+            plan_of(self.synthesis)
+
+    @classmethod
+    def from_recipe(cls, options: ImageOptions, context: BuildContext) -> ImageRepresentation:
+        """Draws one empty page, so that an option that cannot be drawn is told before anything is trained."""
+        drawn = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "num_tokens"}
+        made = cls(**drawn, **encoder_fit("image", options.num_tokens, context))
+        blank = np.zeros((12, context.seg_len), np.float32)
+        made.picture(blank, context.rate)
+        if made.synthesis is not None:
+            made.in_training(blank, context.rate, seed=context.seed, row_id="")
+        return made
+
+    def picture(self, segment: np.ndarray, rate: int) -> np.ndarray:
+        """uint8 ``(height, width, 3)``; missing samples leave gaps. EcglmError for a shape that cannot be drawn."""
+        page = render(
+            segment,
+            rate,
+            layout=self.layout,
+            size=self.size,
+            dpi=self.dpi,
+            color=self.color,
+            grid=self.grid,
+            header=self.header,
+            line_width=self._line_width(np.shape(segment)[-1], rate),
+        )
+        return fit(page, self.image_size, self.fit)
+
+    def in_training(self, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> EcgInput:
+        """As if photographed, by the synthesis recipe; the same seed and row give the same picture."""
+        if self.synthesis is None:
+            return self(segment, rate)
+        geometry = self._geometry(np.shape(segment)[-1], rate)
+        page = synthesise(
+            segment,
+            rate,
+            recipe=self._recipe(self.synthesis, np.shape(segment)[-1], rate),
+            seed=seed,
+            row_id=row_id,
+            size=(geometry.width, geometry.height),
+            header=self.header,
+        )
+        return self._input(fit(page, self.image_size, self.fit))
+
+    def points(self, segment: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """On the trace; a lead that is drawn twice, as a rhythm strip too, stands in both places."""
+        geometry = self._geometry(np.shape(segment)[-1], rate)
+        found = []
+        for panel in geometry.panels:
+            lead, samples = LEADS.index(panel.lead), np.arange(panel.start, panel.stop)
+            values = np.asarray(segment, np.float64)[lead, samples]
+            drawn = np.isfinite(values)
+            samples, values = samples[drawn], values[drawn]
+            at = signal_to_pixel(geometry, panel, samples, values)  # type: ignore[arg-type]
+            found.append((np.full(len(samples), lead), samples, *map(np.asarray, at)))
+        leads, numbers, x, y = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return leads, numbers, *fitted_point(x, y, (geometry.height, geometry.width), self.image_size, self.fit)
+
+    def _geometry(self, num_samples: int, rate: int) -> Geometry:
+        return paper_geometry(num_samples, rate, layout=self.layout, size=self.size, dpi=self.dpi, header=self.header)
+
+    def _recipe(self, name: str, num_samples: int, rate: int) -> dict[str, Any]:
+        """The recipe, printed with a pen that is still seen at the encoder's size."""
+        recipe, least = RECIPES[name], min(_WIDEST_MM, self._line_width(num_samples, rate))
+        if least <= LINE_MM:
+            return dict(recipe)
+        paper = {**recipe.get("paper", {}), "line_mm": [least, min(_WIDEST_MM, 1.25 * least)]}
+        return {**recipe, "paper": paper}
+
+    def _line_width(self, num_samples: int, rate: int) -> float:
+        """In mm on the page, so that the fitted trace is at least ``LEAST_PIXELS`` wide."""
+        if self.line_width is not None:
+            return self.line_width
+        page = self._geometry(num_samples, rate)
+        scale = min(scales((page.height, page.width), self.image_size, self.fit))
+        return min(5.0, max(LINE_MM, LEAST_PIXELS / (page.px_per_mm * scale)))
