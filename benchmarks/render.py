@@ -38,7 +38,7 @@ from ecglm.representations.render import png_bytes, render  # noqa: E402
 from ecglm.types import LEADS  # noqa: E402
 
 RATE, SIZE, PLOTTER_SIZE = 250, (1000, 800), (720, 1000)
-BAR_MS, BAR_AXES, BAR_PLOTTER, BAR_GROWTH = 6.0, 50.0, 10.0, 1.1
+BAR_MS, BAR_AXES, BAR_PLOTTER, BAR_GROWTH = 6.0, 50.0, 10.0, 1.25
 
 
 def segments(num: int) -> np.ndarray:
