@@ -26,6 +26,7 @@ from ecglm import cli
 from ecglm.conversations.table import read_conversations, write_conversations
 from ecglm.errors import EcglmError
 from ecglm.records.synthetic import Synthetic
+from ecglm.representations.ecg_byte import EcgByte
 from ecglm.store.reader import SegmentStore
 from ecglm.types import LEADS
 
@@ -241,6 +242,10 @@ def test_render_obeys_its_options(way, tmp_path):
     np.save(tmp_path / "three.npy", signal)
     leads = ("--rate", 500, "--leads", "I,II,V1", "--units", "mV")
     assert size("--ecg", tmp_path / "three.npy", *leads, "--line-width", 0.5) == (850, 1100)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("rotation: {degrees: 4}\npaper: {layout: 6x2}\n")
+    assert size(way.store, 0, "--synthesis", mine, "--size", "900x700") == (700, 900)
+    mine.write_text("rotation: {degree: 4}\n")
     for options, words in [
         ((way.store, 0, "--size", "big"), "--size big: width x height"),
         ((way.store, 0, "--dpi", 0), "dpi must be between 20 and 2400"),
@@ -248,6 +253,8 @@ def test_render_obeys_its_options(way, tmp_path):
         ((way.store,), "position of a segment"),
         ((), "or --ecg FILE"),
         ((way.store, 0, "--ecg", tmp_path / "three.npy"), "or --ecg FILE"),
+        ((way.store, 0, "--synthesis", "cleen"), "no recipe 'cleen' (did you mean 'clean'?)"),
+        ((way.store, 0, "--synthesis", mine), "line 1: unknown key 'rotation.degree' (did you mean 'degrees'?)"),
         ((way.store, 0, "--synthesis", "clean", "--layout", "12x1", "--gain", 5), "leave out --layout --gain"),
     ]:
         assert words in ecglm("render", *options, "--out", tmp_path / "b.png").error
@@ -308,6 +315,29 @@ def test_validate_says_what_would_be_trained(way, tmp_path):
     assert f"train: {sum(r['split'] == 'train' for r in rows)} questions" in said and "valid" in said
     recipe = write_recipe(tmp_path / "r.yaml", tmp_path / "gone.parquet", way.store)
     assert "gone.parquet: no such file" in ecglm("validate", recipe).error
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"features": {"items": ["foo"]}}, "no item 'foo'"),
+        ({"symbols": {"rate": 30}}, "cannot reduce"),
+        ({"symbols": {"leads": ["I", "I"]}}, "stands twice"),
+        ({"symbols": {"max_ecg_tokens": 0}}, "max_ecg_tokens: must be at least"),
+        ({"symbols": {"tokenizer": "cycle.json"}}, "later id|itself|merge"),
+    ],
+    ids=["item", "rate", "leads", "limit", "cycle"],
+)
+def test_validate_refuses_what_training_would(way, tmp_path, monkeypatch, section, words):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = EcgByte([[97, 97]]).to_dict()
+    (tmp_path / "cycle.json").write_text(json.dumps({**tokenizer, "merges": [[97, 256]]}))
+    recipe = yaml.safe_load(Path(way.recipe).read_text())
+    recipe = {k: v for k, v in recipe.items() if k != "signal"} | section
+    recipe["model"].pop("encoder_options", None)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    error = ecglm("validate", tmp_path / "r.yaml").error
+    assert re.search(words, error) and "Traceback" not in error
 
 
 def test_dev_and_limit_make_it_small(way, tmp_path):
@@ -437,6 +467,7 @@ def test_mistakes_of_predict(way, tmp_path, args, words):
         (("--data.stores", "gone"), "gone: no such segment-store"),
         (("--train.weight-decay", "nan"), "'train.weight_decay' must be finite"),
         (("--model.max-len", "20"), "no usable conversation in split 'train'"),
+        (("--symbols.rate", "25"), "give at most one representation, found signal and symbols"),
     ],
 )
 def test_mistakes_of_train(way, tmp_path, args, words):
@@ -455,7 +486,6 @@ def test_mistakes_of_train(way, tmp_path, args, words):
         (("--train.clip", "-1"), "train.clip must be above 0"),
         (("--train.seed", "-1"), "train.seed must lie between"),
         (("--model.tiny.hidden", "33"), "must be a multiple of num_heads"),
-        (("--symbols.rate", "25"), "Unrecognized options"),
     ],
 )
 def test_options_that_the_parser_refuses(way, tmp_path, args, words):
@@ -602,7 +632,7 @@ def test_an_interrupt_ends_with_130(tmp_path):
         time.sleep(0.02)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=30)
-    assert run.returncode == 130 and "interrupted; the same command goes on where it was" in err
+    assert run.returncode == 130 and "interrupted; run the same command again, what was finished is kept" in err
     assert "Traceback" not in err and not (tmp_path / "s" / "manifest.json").exists()
 
 

@@ -21,8 +21,8 @@ from ecglm.cli import VERBS, main
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-#: The recipe whose options stand for those of any, and another for what a signal recipe does not have.
-HELP_RECIPES = (ROOT / "recipes" / "synthetic-signal.yaml", ROOT / "recipes" / "synthetic-ecg-byte.yaml")
+#: The recipe whose options stand for those of any, and others for what a signal recipe does not have.
+HELP_RECIPES = tuple(ROOT / "recipes" / f"synthetic-{name}.yaml" for name in ("signal", "ecg-byte", "features"))
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*")

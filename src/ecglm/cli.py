@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        print("ecglm: interrupted; the same command goes on where it was", file=sys.stderr)
+        print("ecglm: interrupted; run the same command again, what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

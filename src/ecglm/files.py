@@ -127,6 +127,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise EcglmError(f"{path}: no such file") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise EcglmError(f"{path}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise EcglmError(f"{path}: JSON nested too deeply to be read") from error
 
 
 @contextlib.contextmanager
@@ -284,6 +286,8 @@ def read_jsonl(path: str | os.PathLike[str], *, allow_torn: bool = False) -> lis
             if torn and allow_torn:
                 break
             raise EcglmError(f"{path}, line {number}: not valid JSON ({error})") from error
+        except RecursionError as error:
+            raise EcglmError(f"{path}, line {number}: JSON nested too deeply to be read") from error
         if not isinstance(row, dict):
             raise EcglmError(f"{path}, line {number}: a JSON object is needed, found {type(row).__name__}")
         if torn and allow_torn:

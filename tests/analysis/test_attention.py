@@ -20,7 +20,6 @@ from ecglm.analysis.attention import (
     attention_rows,
     layout,
     on_patches,
-    patch_grid,
     patches_to_samples,
 )
 from ecglm.analysis.attention_plot import draw_attention, save_attention
@@ -28,9 +27,11 @@ from ecglm.analysis.results import save_figure
 from ecglm.cli import main
 from ecglm.errors import EcglmError
 from ecglm.models.checkpoint import Bundle, ModelConfig, create, from_pretrained
+from ecglm.models.connector import Connector
 from ecglm.models.elm import Elm
 from ecglm.prompts.collate import collate
 from ecglm.representations.image import ImageRepresentation
+from ecglm.representations.pictures import Pooling
 from ecglm.store.reader import SegmentStore
 from ecglm.types import LEADS, EcgInput, Example, Turn
 
@@ -189,27 +190,21 @@ def test_questions_that_cannot_be_asked(question: str, told: str, signal_run, se
 
 
 @pytest.mark.parametrize(
-    "size, num_tokens, grid",
-    [
-        ((224, 224), 49, (7, 7)),  # CLIP B/32
-        ((224, 224), 50, (7, 7)),  # and its class token
-        ((336, 336), 576, (24, 24)),  # CLIP L/14 at 336
-        ((224, 224), 197, (14, 14)),  # ViT B/16 with its class token
-        ((96, 160), 60, (6, 10)),
-        ((100, 100), 9, (3, 3)),  # one pixel behind the last patch
-        ((224, 224), 47, None),
-    ],
+    "patches, grid, extra", [((4, 4), (2, 2), 0), ((14, 14), (5, 5), 1), ((3, 7), (2, 5), 0), ((2, 3), (2, 3), 1)]
 )
-def test_the_grid_of_patches(size: tuple[int, int], num_tokens: int, grid: tuple[int, int] | None) -> None:
-    assert patch_grid(size, num_tokens) == grid
-
-
-def test_pooled_placeholders_stand_for_runs_of_patches() -> None:
-    weights = np.array([[0.3, 0.1, 0.2]])
-    found = on_patches(weights, (2, 3), 6)
-    np.testing.assert_allclose(found, [[[0.15, 0.15, 0.05], [0.05, 0.1, 0.1]]])
-    np.testing.assert_allclose(on_patches(weights, (1, 2), 3)[0], [[0.1, 0.2]])  # a class token is no place
-    np.testing.assert_allclose(on_patches(np.array([[0.4, 0.2]]), (1, 3), 3)[0], [[0.8 / 3, 0.2, 0.4 / 3]])
+def test_a_placeholder_stands_for_the_patches_its_vector_is_the_mean_of(patches, grid, extra) -> None:
+    """Against the derivative of the connector's own pooling: how much of each patch is in each vector."""
+    pooling = Pooling(patches, grid, extra)
+    number = extra + grid[0] * grid[1]
+    connector = Connector("linear", dim=1, hidden=1, num_tokens=number, pooling=pooling)
+    connector.project = torch.nn.Identity()
+    weights = np.random.default_rng(0).random((3, number))
+    found = on_patches(weights, pooling)
+    for row, expected in zip(weights, found, strict=True):
+        tokens = torch.zeros(1, extra + patches[0] * patches[1], 1, requires_grad=True)
+        (connector(tokens)[0, :, 0] @ torch.from_numpy(row).float()).backward()
+        np.testing.assert_allclose(expected.ravel(), tokens.grad[0, extra:, 0], atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), weights[:, extra:].sum(axis=1))  # a class token is no place
 
 
 def test_a_patch_is_shared_by_the_samples_drawn_in_it() -> None:
@@ -240,6 +235,19 @@ def test_a_picture_model_looks_at_leads(world, segment: np.ndarray) -> None:
     drawn = {(int((b + 0.5) // 16), int((a + 0.5) // 16)) for a, b in zip(x, y, strict=True)}
     assert total["samples"] == pytest.approx(len(drawn) * total["ecg"] / 16, abs=1e-6)
     assert found.seen.all() and draw_attention(found, 1)
+
+
+def test_a_pooled_picture_model_looks_at_quarters(world, segment: np.ndarray) -> None:
+    """Four placeholders for 16 patches: each is a quarter of the page, and none runs across an end of a row."""
+    representation = ImageRepresentation(layout="12x1", image_size=(64, 64), num_tokens=4)
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    options = {"config": {**tower, "image_size": 64, "patch_size": 16}}
+    config = ModelConfig(tiny=world.recipe().model.tiny, encoder="vit", encoder_options=options)
+    bundle = create(config, representation, {"rate": 50}, [QUESTION, "sinus rhythm"], seed=0)
+    found = attention_map(bundle, segment, 50, QUESTION, answer="sinus rhythm")
+    on_ecg = found.weights[1][[p.kind == "ecg" for p in found.positions]]
+    assert len(on_ecg) == 4 and found.patches[1].shape == (4, 4)
+    np.testing.assert_allclose(found.patches[1], np.kron(on_ecg.reshape(2, 2), np.full((2, 2), 0.25)), atol=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,27 @@ def test_the_representation_can_be_chosen_on_the_command_line(way: Way, tmp_path
     assert f": {way.kind}, tiny" in done("validate", tmp_path / "r.yaml", f"--{way.kind}.num-tokens", 4)
 
 
+def test_words_beside_it_and_a_synthesis_of_ones_own_from_the_command_line(way: Way, tmp_path: Path) -> None:
+    said = done("validate", way.recipe, "--features.items", "rate", "pr")
+    assert f": {way.kind} + features, tiny" in said
+    wrong = ecglm("validate", way.recipe, "--features.items", "rat")
+    assert "no item 'rat' (did you mean 'rate'?)" in wrong.error
+    wrong = ecglm("validate", way.recipe, "--symbols.rate", 25)
+    assert f"give at most one representation, found {way.kind} and symbols" in wrong.error
+    if way.kind == "image":
+        file = tmp_path / "mine.yaml"
+        file.write_text("jpeg: {quality: [60, 95]}\nrotation: {degree: 2}\n")
+        wrong = ecglm("validate", way.recipe, "--image.synthesis", file)
+        assert f"{file}, line 2: unknown key 'rotation.degree' (did you mean 'degrees'?)" in wrong.error
+        file.write_text("jpeg: {quality: [60, 95]}\nrotation: {degrees: [-2, 2]}\n")
+        done("train", way.recipe, "--image.synthesis", file, "--train.max-steps", 3, "--out", tmp_path / "run")
+        file.unlink()
+        kept = from_pretrained(tmp_path / "run" / "best").representation.synthesis
+        assert kept == {"jpeg": {"quality": [60, 95]}, "rotation": {"degrees": [-2, 2]}}
+    odd = ecglm("validate", way.recipe, f"--{way.kind}.num-tokens", 7)
+    assert f"{way.kind}.num_tokens: 7 tokens make no grid over the encoder's 3 x 3 patches" in odd.error
+
+
 def test_it_is_trained_again_for_nothing(way: Way) -> None:
     assert "was complete already, reused" in done("train", way.recipe, "--out", way.run)
 

@@ -122,7 +122,7 @@ def test_training_alone_photographs_and_each_row_its_own_way(segment: np.ndarray
     assert np.array_equal(plain, clean)
 
 
-@pytest.mark.parametrize("options", [{}, {"size": (600, 400), "fit": "squash", "synthesis": "hard", "num_tokens": 5}])
+@pytest.mark.parametrize("options", [{}, {"size": (600, 400), "fit": "squash", "synthesis": "hard", "num_tokens": 6}])
 def test_config_goes_through_json_and_rebuilds(options: dict) -> None:
     show = ImageRepresentation.from_recipe(ImageOptions(**options), context())
     config = json.loads(json.dumps(show.config()))
@@ -131,9 +131,70 @@ def test_config_goes_through_json_and_rebuilds(options: dict) -> None:
         build_representation({**config, "layot": "6x2"})
 
 
+OWN = """\
+paper: {layout: 6x2, fit: yes}   # fit: yes is a truth value to YAML
+rotation: {p: 1, degrees: [-3, 3]}
+creases:
+  spacing_mm: [40, 100]
+jpeg:
+"""
+
+
+def test_a_synthesis_of_ones_own_stays_with_the_model(segment: np.ndarray, tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(OWN)
+    options = ImageOptions(synthesis=str(file))
+    assert options.files() == {"synthesis": str(file)} and ImageOptions(synthesis="pulse").files() == {}
+    show = ImageRepresentation.from_recipe(options, context())
+    plan = {
+        "paper": {"layout": "6x2", "fit": "yes"},
+        "rotation": {"p": 1, "degrees": [-3, 3]},
+        "creases": {"spacing_mm": [40, 100]},
+        "jpeg": {},
+    }
+    assert show.synthesis == plan
+    file.unlink()
+    again = build_representation(json.loads(json.dumps(show.config())))
+    assert again == show
+
+    def shown(of: ImageRepresentation) -> np.ndarray:
+        return of.in_training(segment, 250, seed=0, row_id="a").tensor
+
+    assert np.array_equal(shown(again), shown(show))
+    assert np.array_equal(shown(show), shown(ImageRepresentation(synthesis=plan)))
+    assert not np.array_equal(shown(show), shown(ImageRepresentation(synthesis="clean")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "told"),
+    [
+        ("rotation", "rotatoin", 2, "unknown key 'rotatoin' (did you mean 'rotation'?)"),
+        ("degrees", "degree", 2, "unknown key 'rotation.degree' (did you mean 'degrees'?)"),
+        ("[40, 100]", "wide", 4, "effect 'creases': spacing_mm must be"),
+        ("layout: 6x2", "layout: 6x3", 1, "effect 'paper': layout must be"),
+        ("p: 1", "p: 2", 2, "p must be a number from 0 to 1"),
+        ("jpeg:", "jpeg: 5", 5, "'jpeg' must be a mapping of options or empty"),
+        ("jpeg:", "rotation: {}", 5, "stands twice"),
+        ("jpeg:", "jpeg: {quality: !!python/name:os.system x}", 5, "plain YAML only"),
+    ],
+)
+def test_a_mistake_in_a_synthesis_file_is_told_with_its_line(
+    tmp_path, old: str, new: str, line: int, told: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(OWN.replace(old, new))
+    with pytest.raises(ConfigError) as error:
+        ImageRepresentation.from_recipe(ImageOptions(synthesis=str(file)), context())
+    assert str(error.value).startswith(f"{file}, line {line}: ") and told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"synthesis": "mine/absent.yaml"}, "mine/absent.yaml: no such recipe"),
+        ({"synthesis": "mine"}, "known: clean, pulse, hard, or a .yaml file of your own"),
+        ({"num_tokens": 11}, r"image\.num_tokens: 11 tokens make no grid over the encoder's 7 x 7 patches"),
         ({"layout": "4x3"}, "4x3"),
         ({"color": "red"}, "red"),
         ({"size": (20, 20)}, "size|small"),

@@ -7,9 +7,10 @@ import pytest
 
 from ecglm import registry
 from ecglm.errors import ConfigError, EcglmError
-from ecglm.representations.base import build_representation, reduce_rate
+from ecglm.representations.base import BuildContext, build_representation, reduce_rate
 from ecglm.representations.normalise import normalise
 from ecglm.representations.signal import SignalRepresentation
+from ecglm.store.percentiles import write_percentiles
 from ecglm.types import LEADS
 
 
@@ -33,6 +34,37 @@ def test_leads_are_chosen_by_name_in_the_order_asked():
     r = SignalRepresentation(leads=("V5", "II", "aVR"), num_samples=100)
     assert r.input_shape == (3, 100)
     assert r(segment(100), 250).tensor[:, 0].tolist() == [LEADS.index("V5"), 1, LEADS.index("aVR")]
+
+
+@pytest.mark.parametrize("name", ["signal", "symbols"])
+def test_percentiles_come_from_the_stores_file(name, tmp_path):
+    kind = registry.get("representations", name)
+    file = tmp_path / "p.json"
+    facts = {"p1": -0.5, "p99": 1.25, "n_values": 100, "n_records": 3, "dataset": "x", "fs": 250, "seed": 0}
+    made = {**facts, "fingerprint": "", "settings": {"split": "train"}, "inputs": {}}
+    write_percentiles(file, made)
+    rng = np.random.default_rng(0)
+    segments = {f"r{k}": rng.normal(0, 0.4, (12, 500)).astype(np.float32) for k in range(3)}
+    context = BuildContext(rate=250, seg_len=500, seed=0, records=tuple(segments), segment=segments.__getitem__)
+    few = {"num_merges": 5} if name == "symbols" else {}
+    options = kind.Options(normalise="percentile", percentiles=str(file), **few)
+    assert options.files() == {"percentiles": str(file)} and kind.Options().files() == {}
+    show = kind.from_recipe(options, context)
+    if name == "symbols":
+        assert (show.tokenizer.normalise, show.tokenizer.percentiles) == ("percentile", {"p1": -0.5, "p99": 1.25})
+    else:
+        x = np.full((12, 500), 0.375, np.float32)  # the middle of p1 - 0.5 and p99 + 0.5
+        np.testing.assert_allclose(show(x, 250).tensor, 0.5, atol=1e-6)
+    write_percentiles(file, {**made, "settings": {"split": "val"}})
+    with pytest.raises(EcglmError, match="is of the split 'val'; only train may be learnt from"):
+        kind.from_recipe(options, context)
+    file.unlink()
+    (tmp_path / "checkpoint").mkdir()
+    show.save(tmp_path / "checkpoint")
+    again = build_representation(json.loads(json.dumps(show.config())), tmp_path / "checkpoint")
+    ours, theirs = again(segments["r0"], 250), show(segments["r0"], 250)
+    np.testing.assert_array_equal(ours.token_ids, theirs.token_ids)
+    np.testing.assert_array_equal(ours.tensor, theirs.tensor)
 
 
 @pytest.mark.parametrize("factor", [2, 5, 10])

@@ -110,7 +110,8 @@ def test_three_equal_channels_of_unsigned_bytes() -> None:
 
 def test_percentiles_come_from_the_stores_file_and_into_the_checkpoint(tmp_path) -> None:
     facts = {"p1": -0.5, "p99": 1.25, "n_values": 100, "n_records": 3, "dataset": "x", "fs": 250, "seed": 0}
-    write_percentiles(tmp_path / "p.json", {**facts, "fingerprint": "", "settings": {}, "inputs": {}})
+    made = {**facts, "fingerprint": "", "settings": {"split": "train"}, "inputs": {}}
+    write_percentiles(tmp_path / "p.json", made)
     options = StackedOptions(normalise="percentile", percentiles=str(tmp_path / "p.json"))
     assert options.files() == {"percentiles": str(tmp_path / "p.json")}
     show = StackedRepresentation.from_recipe(options, context())
@@ -120,15 +121,18 @@ def test_percentiles_come_from_the_stores_file_and_into_the_checkpoint(tmp_path)
     # p1 - 0.5 is black, p99 + 0.5 white: 0.375 mV lies in the middle
     flat = np.full((12, 1250), 0.375, np.float32)
     assert set(again(flat, 250).tensor.ravel()) <= {127, 128}
-    with pytest.raises(EcglmError, match="needs the file of ecglm store percentiles"):
-        StackedRepresentation.from_recipe(StackedOptions(normalise="percentile"), context())
+    with pytest.raises(ValueError, match=r"percentile needs stacked\.percentiles; ecglm store percentiles makes"):
+        StackedOptions(normalise="percentile")
+    write_percentiles(tmp_path / "p.json", {**made, "settings": {"split": "test"}})
+    with pytest.raises(EcglmError, match="is of the split 'test'; only train may be learnt from"):
+        StackedRepresentation.from_recipe(options, context())
 
 
 def test_tokens_are_the_encoders_or_fewer() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert StackedRepresentation.from_recipe(StackedOptions(), context()).num_tokens == 49
-    assert StackedRepresentation.from_recipe(StackedOptions(num_tokens=7), context()).num_tokens == 7
+    assert StackedRepresentation.from_recipe(StackedOptions(num_tokens=6), context()).num_tokens == 6
     with pytest.raises(ConfigError, match=r"stacked\.num_tokens: the encoder gives 49 tokens, not 50"):
         StackedRepresentation.from_recipe(StackedOptions(num_tokens=50), context())
     with pytest.raises(ConfigError, match="needs an encoder that reads a picture"):

@@ -11,6 +11,7 @@ from ecglm.errors import ConfigError, EcglmError
 from ecglm.records.synthetic import Synthetic
 from ecglm.signals.pipeline import get_pipeline
 from ecglm.store import engines
+from ecglm.store.pool import WORKER_ENVIRONMENT
 from ecglm.store.prepare import prepare
 
 
@@ -66,7 +67,7 @@ def test_ray_writes_the_same_bytes_and_hands_errors_over(tmp_path, monkeypatch):
             prepare(strange, pipeline, tmp_path / "strange", engine="ray", progress=False)
         assert ray.is_initialized()  # a Ray of the caller's stays
         assert not (tmp_path / "strange" / "manifest.json").exists()
-        task = ray.remote(num_cpus=1, runtime_env={"env_vars": engines._ONE_THREAD})(_threads)
+        task = ray.remote(num_cpus=1, runtime_env={"env_vars": WORKER_ENVIRONMENT})(_threads)
         assert ray.get(task.remote()) == {"1"}
     finally:
         ray.shutdown()

@@ -112,3 +112,16 @@ def test_lora_is_a_section_of_a_recipe() -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             strict.loads(text.replace(model, wrong), Recipe)
+
+
+def test_the_recipe_of_the_repository_trains_on_an_llm_at_hand(world, llm_folder: Path, tmp_path) -> None:
+    """As the file stands, but for the data, the LLM, and how long."""
+    found = strict.load(Path(__file__).resolve().parents[2] / "recipes" / "ptb-xl-ecg-byte-lora.yaml", Recipe)
+    assert found.representation == "symbols" and found.model.lora is not None and "/" in found.model.llm
+    base = world.recipe(True)
+    model = replace(found.model, llm=str(llm_folder), max_len=1024)
+    short = replace(found.train, max_steps=2, warmup_steps=1, eval_every=2, accumulation=1, bf16=False)
+    options = replace(found.symbols, num_merges=30, max_ecg_tokens=600)
+    small = replace(found, data=base.data, model=model, train=short, symbols=options)
+    bundle = from_pretrained(train(small, tmp_path / "run", say=quiet).best)
+    assert bundle.representation.rate == 50 and len(bundle.representation.leads) == 12

@@ -94,6 +94,35 @@ def test_at_most_one_representation() -> None:
         strict.loads(with_model("signal: {}\nsymbols: {}\n", ""), Recipe, "r")
 
 
+def test_words_may_stand_beside_one_other() -> None:
+    both = strict.loads(with_model("signal: {}\nfeatures: {items: [rate]}\n", ""), Recipe)
+    assert (both.representation, both.words, both.shown) == ("signal", "features", "signal + features")
+    assert both.representation_options == both.signal and strict.loads(strict.dumps(both), Recipe) == both
+    alone = strict.loads(with_model("features: {}\n", ""), Recipe)
+    assert (alone.representation, alone.words, alone.shown) == ("features", None, "features")
+    page = strict.loads(with_model("features: {}\nimage: {}\n", "  encoder: vit\n"), Recipe)
+    assert (page.representation, page.words) == ("image", "features")
+    with pytest.raises(ConfigError, match="r, line 1: give at most one representation, found signal and symbols"):
+        strict.loads(with_model("signal: {}\nsymbols: {}\nfeatures: {}\n", ""), Recipe, "r")
+
+
+@pytest.mark.parametrize("name", ["signal", "symbols", "stacked"])
+def test_percentiles_and_their_mode_go_together(name: str) -> None:
+    model = "  encoder: vit\n" if name == "stacked" else ""
+    good = with_model(f"{name}: {{normalise: percentile, percentiles: p.json}}\n", model)
+    assert strict.loads(good, Recipe).representation_options.files() == {"percentiles": "p.json"}
+    for given, told in (
+        ("normalise: percentile", f"r, line 5: {name}.normalise percentile needs {name}.percentiles; ecglm store"),
+        ("percentiles: p.json", f"r, line 5: {name}.percentiles is for {name}.normalise percentile"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            strict.loads(with_model(f"{name}: {{{given}}}\n", model), Recipe, "r")
+        assert str(error.value).startswith(told)
+    with pytest.raises(ConfigError, match=r"line 5: symbols\.percentiles: the tokenizer has its own"):
+        given = "symbols: {tokenizer: t.json, normalise: percentile, percentiles: p.json}\n"
+        strict.loads(with_model(given, ""), Recipe, "r")
+
+
 def test_without_a_section_it_is_what_the_encoder_reads() -> None:
     recipe = strict.loads(with_model("", ""), Recipe)
     assert (recipe.representation, recipe.signal) == ("signal", None)
@@ -167,6 +196,10 @@ from dataclasses import dataclass
 from ecglm.registry import register
 from ecglm.representations.base import RecipeOptions, Representation
 
+@register("representations", "notes")
+class Notes(Representation):
+    added_tokens = ()
+
 @dataclass(frozen=True, kw_only=True)
 class MineOptions(RecipeOptions):
     """Mine. width: in mm."""
@@ -180,6 +213,13 @@ from ecglm import config
 from ecglm.training.recipe import Recipe
 recipe = config.loads("name: x\\ndata: {files: [a], stores: [b]}\\nmine: {width: 5}\\n", Recipe)
 print(recipe.representation, recipe.mine.width, recipe.representation_options)
+try:
+    config.loads("name: x\\ndata: {files: [a], stores: [b]}\\nnotes: {}\\nfeatures: {}\\n", Recipe)
+except Exception as error:
+    print(error)
 '''
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "mine 5 MineOptions(width=5)\n", done.stderr
+    assert done.stdout == (
+        "mine 5 MineOptions(width=5)\n"
+        "recipe, line 1: give at most one representation of words alone, found features and notes\n"
+    ), done.stderr

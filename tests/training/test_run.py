@@ -15,9 +15,10 @@ from ecglm.errors import ConfigError, EcglmError, StaleOutputError
 from ecglm.files import read_jsonl, read_manifest
 from ecglm.models.checkpoint import from_pretrained
 from ecglm.representations.symbols import SymbolsOptions
+from ecglm.store.percentiles import write_percentiles
 from ecglm.training import trainer
 from ecglm.training.recipe import Recipe
-from ecglm.training.run import train
+from ecglm.training.run import TrainResult, train
 from ecglm.types import Turn
 
 
@@ -50,6 +51,34 @@ def test_accumulated_equals_one_batch(world, tmp_path: Path, symbols: bool, shar
     assert len(found[1][0]) == 4 and found[1][0][4] < found[1][0][1]
     for ours, theirs in zip(found[1], found[2], strict=True):
         assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("symbols", [False, True], ids=["signal", "symbols"])
+def test_a_file_a_section_names_counts_by_what_it_holds(world, tmp_path: Path, symbols: bool) -> None:
+    """Percentiles: the file may move once it was read, and the checkpoint needs it no more; another one is refused."""
+    name = "symbols" if symbols else "signal"
+    facts = {"p1": -0.4, "p99": 0.9, "n_values": 100, "n_records": 3, "dataset": "x", "fs": 50, "seed": 0}
+    made = {**facts, "fingerprint": "", "settings": {"split": "train"}, "inputs": {}}
+    recipe = world.recipe(symbols, max_steps=2, eval_every=2)
+
+    def run(file: Path) -> TrainResult:
+        options = replace(getattr(recipe, name), normalise="percentile", percentiles=str(file))
+        return train(replace(recipe, **{name: options}), tmp_path / "run", say=quiet)
+
+    with pytest.raises(ConfigError, match=rf"{name}\.percentiles: .*absent\.json cannot be read"):
+        run(tmp_path / "absent.json")
+    write_percentiles(tmp_path / "a.json", made)
+    assert not run(tmp_path / "a.json").reused
+    shutil.move(tmp_path / "a.json", tmp_path / "b.json")
+    assert run(tmp_path / "b.json").reused
+    shown = from_pretrained(tmp_path / "run" / "best").representation
+    if symbols:
+        assert shown.tokenizer.percentiles == {"p1": -0.4, "p99": 0.9}
+    else:
+        assert (shown.normalise, shown.percentiles) == ("percentile", (-0.4, 0.9))
+    write_percentiles(tmp_path / "b.json", {**made, "p99": 1.0})
+    with pytest.raises(StaleOutputError):
+        run(tmp_path / "b.json")
 
 
 def test_sharing_the_ecg_is_the_same_training(world, tmp_path: Path) -> None:

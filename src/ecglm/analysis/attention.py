@@ -16,7 +16,7 @@ from ecglm.models.elm import Elm
 from ecglm.models.generate import generate
 from ecglm.prompts.chat import Piece, encode_piece
 from ecglm.prompts.examples import Prompter
-from ecglm.representations.base import spread_evenly
+from ecglm.representations.pictures import Pooling
 from ecglm.types import ECG_MARK, LEADS, EcgInput, Example, Turn
 
 #: What a position of the sequence is: the chat format's own tokens, the system's text, the question, the ECG's tokens,
@@ -205,10 +205,10 @@ def _on_the_ecg(
     if representation.gives == "image" and encoder is not None:
         size: tuple[int, int] = representation.input_shape[1:]
         num_tokens = int(getattr(encoder, "num_tokens", representation.num_tokens))
-        grid = patch_grid(size, num_tokens)
-        if grid is None:
+        pooling = Pooling.of(size, num_tokens, weights.shape[1])
+        if pooling is None:
             return None, None, nothing
-        patches = on_patches(both, grid, num_tokens)
+        patches = on_patches(both, pooling)
         points = representation.points(segment, rate) if hasattr(representation, "points") else None
         if points is None:
             return None, patches[:-1], nothing
@@ -220,26 +220,15 @@ def _on_the_ecg(
     return ecg[:-1], None if patches is None else patches[:-1], ecg[-1] > 0
 
 
-def patch_grid(size: tuple[int, int], num_tokens: int) -> tuple[int, int] | None:
-    """(rows, columns) of the patches of an encoder that gives ``num_tokens`` for a picture of ``size`` (height, width):
-    square ones, with or without a class token before them. None where no such grid is possible.
-    """
-    for number in (num_tokens, num_tokens - 1):
-        for patch in range(min(size), 0, -1):  # what is left of the picture behind the last patch is not read
-            if (size[0] // patch) * (size[1] // patch) == number:
-                return size[0] // patch, size[1] // patch
-    return None
-
-
-def on_patches(weights: np.ndarray, grid: tuple[int, int], num_tokens: int) -> np.ndarray:
+def on_patches(weights: np.ndarray, pooling: Pooling) -> np.ndarray:
     """Weights ``(num_rows, num_ids)`` of placeholders over the patches they stand for: ``(num_rows, rows, columns)``.
 
-    The connector makes ``num_ids`` vectors of the encoder's ``num_tokens``, each the mean over an equal share of them,
-    patch by patch from the top left; a class token stands before them and for no place.
+    The connector makes each placeholder's vector as the mean over its window of patches (``Pooling``): its weight is
+    shared among them evenly. A class token stands before them and for no place.
     """
-    tokens = spread_evenly(weights, np.linspace(0, num_tokens, weights.shape[1] + 1), num_tokens)
-    patches = tokens[:, num_tokens - grid[0] * grid[1] :]
-    return patches.reshape(len(weights), *grid)
+    down, across = pooling.windows()
+    means = weights[:, pooling.extra :].reshape(len(weights), *pooling.grid)
+    return np.einsum("nij,ir,jc->nrc", means, down, across)
 
 
 def patches_to_samples(

@@ -27,6 +27,7 @@ from ecglm.models.llm import add_ecg_tokens, load_llm, no_bars, tiny_llm, train_
 from ecglm.prompts.chat import chat_format
 from ecglm.prompts.examples import Prompter
 from ecglm.representations.base import build_representation
+from ecglm.representations.pictures import Pooling
 
 KIND = "checkpoint"
 FORMAT = 1
@@ -147,8 +148,16 @@ def _bundle(
                 dim=encoder.dim,  # type: ignore[arg-type]
                 hidden=llm.get_input_embeddings().weight.shape[1],
                 num_tokens=representation.num_tokens,
+                pooling=_pooling(encoder, representation.num_tokens),
             )
     return Bundle(Elm(llm, encoder, connector, placeholder), prompter, representation, pipeline, model)
+
+
+def _pooling(encoder: Any, num_tokens: int) -> Pooling | None:
+    """How the connector pools an image encoder's patches; None for one that reads a signal or does not say enough."""
+    if getattr(encoder, "reads", "signal") != "image" or not hasattr(encoder, "num_tokens"):
+        return None
+    return Pooling.of(encoder.image_size, encoder.num_tokens, num_tokens)
 
 
 def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None = None) -> None:

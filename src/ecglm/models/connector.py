@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import adaptive_avg_pool1d
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from ecglm import registry
 from ecglm.errors import ConfigError
+from ecglm.representations.pictures import Pooling
 
 
 @registry.register("connectors", "linear")
@@ -23,14 +24,15 @@ def mlp2x_gelu(dim: int, hidden: int) -> nn.Module:
 
 
 class Connector(nn.Module):
-    """Averages the encoder's tokens over time to ``num_tokens``, then projects each by the named projection.
+    """Averages the encoder's tokens to ``num_tokens``, then projects each by the named projection.
 
-    Raises ConfigError for an unknown name, and at the first batch when the encoder gives fewer tokens than asked.
+    pooling: how a picture's tokens become fewer, on their grid; None: over time, as those of a signal. Raises
+    ConfigError for an unknown name, and at the first batch when the encoder gives fewer tokens than asked.
     """
 
-    def __init__(self, name: str, *, dim: int, hidden: int, num_tokens: int) -> None:
+    def __init__(self, name: str, *, dim: int, hidden: int, num_tokens: int, pooling: Pooling | None = None) -> None:
         super().__init__()
-        self.num_tokens = num_tokens
+        self.num_tokens, self.pooling = num_tokens, pooling
         self.project = registry.get("connectors", name)(dim, hidden)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -40,5 +42,13 @@ class Connector(nn.Module):
                 "lower representation.num_tokens"
             )
         if tokens.shape[1] != self.num_tokens:
-            tokens = adaptive_avg_pool1d(tokens.transpose(1, 2), self.num_tokens).transpose(1, 2)
+            tokens = self._pooled(tokens)
         return self.project(tokens)
+
+    def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.pooling is None:
+            return adaptive_avg_pool1d(tokens.transpose(1, 2), self.num_tokens).transpose(1, 2)
+        extra = self.pooling.extra
+        patches = tokens[:, extra:].transpose(1, 2).unflatten(2, self.pooling.patches)
+        means = adaptive_avg_pool2d(patches, self.pooling.grid).flatten(2).transpose(1, 2)
+        return torch.cat([tokens[:, :extra], means], dim=1)

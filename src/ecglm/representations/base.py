@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +74,11 @@ class Representation(ABC):
     def __call__(self, segment: np.ndarray, rate: int) -> EcgInput:
         """segment: float32 ``(12, num_samples)`` in mV, canonical leads, at ``rate`` Hz. EcglmError if unusable."""
 
+    @classmethod
+    def words_only(cls) -> bool:
+        """Whether it gives words and nothing else: such a one may stand beside another in a recipe."""
+        return cls.gives is None and getattr(cls, "added_tokens", None) == ()
+
     def spread(self, weights: np.ndarray, segment: np.ndarray, rate: int) -> np.ndarray | None:
         """Weights ``(…, num_ids)`` of the ids of a segment's ``token_ids``, laid over what each of them stands for:
         ``(…, 12, num_samples)``, sums kept as far as an id stands for samples. None where that cannot be said.
@@ -99,6 +104,72 @@ class Representation(ABC):
         """Rebuild from ``config()`` and the folder that ``save`` wrote to."""
 
 
+class WithWords(Representation):
+    """A representation and, behind its tokens, the words of another: what a recipe with two sections makes.
+
+    main: whatever shows the ECG by tokens, a tensor or both. words: one that gives words alone (``words_only``). All
+    that is asked of ``main`` by name is answered by ``main``: where a pixel or a token lies, leads, rate, tokenizer.
+    """
+
+    name: ClassVar[str] = "with_words"
+
+    def __init__(self, main: Representation, words: Representation) -> None:
+        if not words.words_only() or isinstance(main, WithWords) or main.words_only():
+            raise ConfigError(
+                f"'{words.name}' cannot stand beside '{main.name}': one gives tokens or a tensor, one words alone"
+            )
+        self.main, self.words = main, words
+        self.gives = main.gives  # type: ignore[misc]
+        self.added_tokens, self.placeholder, self.num_tokens = main.added_tokens, main.placeholder, main.num_tokens
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "main" or name.startswith("__"):  # while a copy is made
+            raise AttributeError(name)
+        return getattr(self.main, name)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """That of ``main``."""
+        return self.main.input_shape
+
+    def __call__(self, segment: np.ndarray, rate: int) -> EcgInput:
+        """As ``main`` gives it, with the line of ``words``. EcglmError where one of them cannot use the segment."""
+        return self._joined(self.main(segment, rate), self.words(segment, rate))
+
+    def in_training(self, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> EcgInput:
+        """Both as training shows them, of the same samples."""
+        parts = [part.in_training(segment, rate, seed=seed, row_id=row_id) for part in (self.main, self.words)]
+        return self._joined(*parts)
+
+    def _joined(self, shown: EcgInput, told: EcgInput) -> EcgInput:
+        return replace(shown, text=f"{shown.text} {told.text}".strip())
+
+    def spread(self, weights: np.ndarray, segment: np.ndarray, rate: int) -> np.ndarray | None:
+        """That of ``main``, whose tokens they are."""
+        return self.main.spread(weights, segment, rate)
+
+    def config(self) -> dict[str, Any]:
+        """Both configs."""
+        return {"name": self.name, "main": self.main.config(), "words": self.words.config()}
+
+    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+        """The files of ``main`` in ``folder``, those of ``words`` in a folder ``words`` below it, if there are any."""
+        below = Path(folder) / "words"
+        below.mkdir(exist_ok=True)
+        files = [*self.main.save(folder), *(f"words/{name}" for name in self.words.save(below))]
+        if not any(below.iterdir()):
+            below.rmdir()
+        return files
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> WithWords:
+        """Rebuild both."""
+        if set(config) != {"name", "main", "words"} or not all(isinstance(config[k], dict) for k in ("main", "words")):
+            raise ConfigError(f"representation '{cls.name}': main and words are needed, and nothing else")
+        below = None if folder is None else Path(folder) / "words"
+        return cls(build_representation(config["main"], folder), build_representation(config["words"], below))
+
+
 def build_representation(config: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> Representation:
     """The representation a ``config()`` describes; ``folder`` is where its ``save`` put side files, if any.
 
@@ -106,7 +177,8 @@ def build_representation(config: Mapping[str, Any], folder: str | os.PathLike[st
     """
     if not isinstance(config.get("name"), str):
         raise ConfigError("representation: key 'name' is missing")
-    kind = registry.get("representations", config["name"])
+    own = config["name"] == WithWords.name
+    kind = WithWords if own else registry.get("representations", config["name"])
     return kind.from_config(config, Path(folder) if folder is not None else None)
 
 

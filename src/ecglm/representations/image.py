@@ -14,7 +14,7 @@ from ecglm.representations.paper import Geometry, paper_geometry, signal_to_pixe
 from ecglm.representations.pictures import FITS, PictureRepresentation, encoder_fit, fit, fitted_point, scales
 from ecglm.representations.render import render
 from ecglm.representations.synthesis import synthesise
-from ecglm.representations.synthesis_recipes import RECIPES, plan_of
+from ecglm.representations.synthesis_recipes import RECIPES, is_recipe_file, plan_of, read_recipe
 from ecglm.types import LEADS, EcgInput
 
 #: Width of the trace in mm on paper, and in the encoder's pixels at least: thinner lines fade into the grid.
@@ -28,8 +28,9 @@ class ImageOptions(RecipeOptions):
     """Show the ECG as paper to an image encoder. layout, size (width, height), dpi, color, grid, header: as in
     ``ecglm render``. fit: ``pad`` (whole, white margins), ``squash`` (whole, stretched) or ``crop`` (the ends are
     lost) to the encoder's size. line_width: of the trace in mm; None is 0.35, or more where it would be thinner than a
-    pixel of the encoder. synthesis: ``clean``, ``pulse`` or ``hard``: training shows photographed paper, another in
-    every epoch; validation and use show it clean. num_tokens: ECG tokens; None takes all the encoder gives.
+    pixel of the encoder. synthesis: ``clean``, ``pulse``, ``hard`` or a .yaml file with a recipe of your own: training
+    shows photographed paper, another in every epoch; validation and use show it clean. num_tokens: ECG tokens; None
+    takes all the encoder gives, fewer are means over the encoder's patches on a grid.
     """
 
     layout: str = "3x4+1"
@@ -43,14 +44,18 @@ class ImageOptions(RecipeOptions):
     synthesis: str | None = None
     num_tokens: int | None = None
 
+    def files(self) -> dict[str, str]:
+        """The recipe of the synthesis, where it is a file."""
+        return {"synthesis": self.synthesis} if self.synthesis and is_recipe_file(self.synthesis) else {}
+
 
 @register("representations", "image")
 @dataclass(frozen=True, kw_only=True)
 class ImageRepresentation(PictureRepresentation):
     """A page of ECG paper, drawn larger and fitted to the encoder by the mean over each pixel's area.
 
-    The options are those of ``ImageOptions``; what the page looks like does not depend on the encoder, except the
-    width of the trace.
+    The options are those of ``ImageOptions``, but a recipe of one's own is here the recipe itself, not its file. What
+    the page looks like does not depend on the encoder, except the width of the trace.
     """
 
     name: ClassVar[str] = "image"
@@ -64,7 +69,7 @@ class ImageRepresentation(PictureRepresentation):
     header: str = ""
     fit: str = "pad"
     line_width: float | None = None
-    synthesis: str | None = None
+    synthesis: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +82,8 @@ class ImageRepresentation(PictureRepresentation):
     def from_recipe(cls, options: ImageOptions, context: BuildContext) -> ImageRepresentation:
         """Draws one empty page, so that an option that cannot be drawn is told before anything is trained."""
         drawn = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "num_tokens"}
+        if options.synthesis is not None:
+            drawn["synthesis"] = read_recipe(options.synthesis)
         made = cls(**drawn, **encoder_fit("image", options.num_tokens, context))
         blank = np.zeros((12, context.seg_len), np.float32)
         made.picture(blank, context.rate)
@@ -132,12 +139,13 @@ class ImageRepresentation(PictureRepresentation):
     def _geometry(self, num_samples: int, rate: int) -> Geometry:
         return paper_geometry(num_samples, rate, layout=self.layout, size=self.size, dpi=self.dpi, header=self.header)
 
-    def _recipe(self, name: str, num_samples: int, rate: int) -> dict[str, Any]:
+    def _recipe(self, recipe: str | dict[str, Any], num_samples: int, rate: int) -> dict[str, Any]:
         """The recipe, printed with a pen that is still seen at the encoder's size."""
-        recipe, least = RECIPES[name], min(_WIDEST_MM, self._line_width(num_samples, rate))
+        recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+        least = min(_WIDEST_MM, self._line_width(num_samples, rate))
         if least <= LINE_MM:
             return dict(recipe)
-        paper = {**recipe.get("paper", {}), "line_mm": [least, min(_WIDEST_MM, 1.25 * least)]}
+        paper = {**(recipe.get("paper") or {}), "line_mm": [least, min(_WIDEST_MM, 1.25 * least)]}
         return {**recipe, "paper": paper}
 
     def _line_width(self, num_samples: int, rate: int) -> float:

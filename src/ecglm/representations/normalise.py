@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
 
-from ecglm.errors import EcglmError, nearest
+from ecglm.errors import ConfigError, EcglmError, nearest
+from ecglm.store.percentiles import read_percentiles
 
 #: Every mode of ``normalise``.
 MODES: tuple[str, ...] = ("instance", "percentile", "lead_zscore", "record_zscore", "none")
@@ -65,3 +67,33 @@ def normalise(signal: np.ndarray, mode: str, percentiles: Mapping[str, float] | 
         axis = -1 if mode == "lead_zscore" else None
         z = (x - x.mean(axis, keepdims=True)) / (x.std(axis, keepdims=True) + EPSILON)
     return z.astype(np.float32)
+
+
+def pair_problem(mode: str, file: str | os.PathLike[str] | None, mode_name: str, file_name: str) -> str | None:
+    """What is wrong with a mode and a percentiles file given together, or None; the names are the user's."""
+    if mode == "percentile" and file is None:
+        return f"{mode_name} percentile needs {file_name}; ecglm store percentiles makes the file"
+    if mode != "percentile" and file is not None:
+        return f"{file_name} is for {mode_name} percentile"
+    return None
+
+
+def read_amplitudes(
+    mode: str,
+    file: str | os.PathLike[str] | None,
+    mode_name: str = "--normalise",
+    file_name: str = "--percentiles",
+) -> tuple[dict[str, float] | None, str | None]:
+    """``({p1, p99}, fingerprint)`` of a file of ``ecglm store percentiles`` where ``mode`` needs one, else two Nones.
+
+    Raises ConfigError for a file too many or too few, EcglmError for one that is not of the training split.
+    """
+    if problem := pair_problem(mode, file, mode_name, file_name):
+        raise ConfigError(problem)
+    if file is None:
+        return None, None
+    found = read_percentiles(file)
+    split = found["settings"].get("split")
+    if split != "train":
+        raise EcglmError(f"{file}: is of the split '{split}'; only train may be learnt from")
+    return {"p1": found["p1"], "p99": found["p99"]}, found["fingerprint"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import cv2
@@ -86,7 +87,82 @@ def encoder_fit(name: str, num_tokens: int | None, context: BuildContext) -> dic
     wanted = context.image_tokens if num_tokens is None else num_tokens
     if wanted > context.image_tokens:
         raise ConfigError(f"{name}.num_tokens: the encoder gives {context.image_tokens} tokens, not {wanted}; lower it")
+    try:
+        Pooling.of(context.image_size, context.image_tokens, wanted)
+    except ConfigError as error:
+        raise ConfigError(f"{name}.num_tokens: {error}") from error
     return {"image_size": context.image_size, "num_tokens": wanted}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooling:
+    """How an image encoder's tokens become fewer: a grid of means over its grid of patches, both (rows, columns).
+
+    extra: tokens before the patches (a class token); they stay as they are.
+    """
+
+    patches: tuple[int, int]
+    grid: tuple[int, int]
+    extra: int = 0
+
+    @classmethod
+    def of(cls, size: tuple[int, int], encoder_tokens: int, num_tokens: int) -> Pooling | None:
+        """From ``encoder_tokens`` of a picture of ``size`` (height, width) to ``num_tokens``; None where the patches
+        make no grid, or there are more tokens asked for than there are.
+
+        The grid is the one of ``num_tokens`` means whose shape is nearest to that of the patches, wider rather than
+        higher. ConfigError, with the nearest numbers that can be, where it would be stretched by more than two.
+        """
+        patches = patch_grid(size, encoder_tokens)
+        if patches is None or num_tokens > encoder_tokens:
+            return None
+        extra = encoder_tokens - patches[0] * patches[1]
+        grid = _grid_of(num_tokens - extra, patches)
+        if grid is not None:
+            return cls(patches, grid, extra)
+        possible = [n for n in range(1, encoder_tokens + 1) if _grid_of(n - extra, patches) is not None]
+        below = max((n for n in possible if n < num_tokens), default=possible[0])
+        above = min(n for n in possible if n > num_tokens)
+        raise ConfigError(
+            f"{num_tokens} tokens make no grid over the encoder's {patches[0]} x {patches[1]} patches; nearest numbers "
+            f"that do: {' and '.join(str(n) for n in sorted({below, above}))}"
+        )
+
+    def windows(self) -> tuple[np.ndarray, np.ndarray]:
+        """``(grid rows, patch rows)`` and ``(grid columns, patch columns)``: the share each patch has in a mean."""
+        return _windows(self.patches[0], self.grid[0]), _windows(self.patches[1], self.grid[1])
+
+
+def _grid_of(number: int, patches: tuple[int, int]) -> tuple[int, int] | None:
+    """(rows, columns) of ``number`` means of all patches, at most twice as long in one direction as in the other."""
+    found = []
+    for rows in range(1, min(number, patches[0]) + 1):
+        columns = number // rows
+        if rows * columns == number and columns <= patches[1]:
+            stretch = Fraction(patches[0] * columns, rows * patches[1])
+            if max(stretch, 1 / stretch) <= 2:
+                found.append((max(stretch, 1 / stretch), -columns, rows))
+    return (min(found)[2], -min(found)[1]) if found else None
+
+
+def _windows(length: int, number: int) -> np.ndarray:
+    """``(number, length)``: mean k is over the patches that its equal share of ``length`` touches (as torch does)."""
+    out = np.zeros((number, length))
+    for k in range(number):
+        first, end = k * length // number, -(-(k + 1) * length // number)
+        out[k, first:end] = 1 / (end - first)
+    return out
+
+
+def patch_grid(size: tuple[int, int], num_tokens: int) -> tuple[int, int] | None:
+    """(rows, columns) of the patches of an encoder that gives ``num_tokens`` for a picture of ``size`` (height, width):
+    square ones, with or without a class token before them. None where no such grid is possible.
+    """
+    for number in (num_tokens, num_tokens - 1):
+        for patch in range(min(size), 0, -1):  # what is left of the picture behind the last patch is not read
+            if (size[0] // patch) * (size[1] // patch) == number:
+                return size[0] // patch, size[1] // patch
+    return None
 
 
 def scales(size: tuple[int, int], wanted: tuple[int, int], how: str) -> tuple[float, float]:

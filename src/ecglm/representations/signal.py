@@ -21,18 +21,30 @@ from ecglm.representations.base import (
     select_leads,
     spread_evenly,
 )
-from ecglm.representations.normalise import MODES, normalise, percentile_range
+from ecglm.representations.normalise import MODES, normalise, pair_problem, percentile_range, read_amplitudes
 from ecglm.types import LEADS, EcgInput
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SignalOptions(RecipeOptions):
-    """Show the ECG as a signal through an encoder. leads: all twelve, or these. rate: Hz, None keeps the store's."""
+    """Show the ECG as a signal through an encoder. leads: all twelve, or these. rate: Hz, None keeps the store's.
+    normalise: ``none`` keeps millivolts; ``instance``, ``percentile``, ``lead_zscore`` or ``record_zscore``.
+    percentiles: the file of ``ecglm store percentiles``, of training ECGs, for ``percentile``.
+    """
 
     leads: tuple[str, ...] = ()
     rate: int | None = None
     num_tokens: int = 25
     normalise: str = "none"
+    percentiles: str | None = None
+
+    def __post_init__(self) -> None:
+        if problem := pair_problem(self.normalise, self.percentiles, "signal.normalise", "signal.percentiles"):
+            raise ValueError(problem)
+
+    def files(self) -> dict[str, str]:
+        """The percentiles, where they are named."""
+        return {"percentiles": self.percentiles} if self.percentiles else {}
 
 
 @register("representations", "signal")
@@ -108,6 +120,7 @@ class SignalRepresentation(Representation):
     @classmethod
     def from_recipe(cls, options: SignalOptions, context: BuildContext) -> SignalRepresentation:
         """As many samples as the run's segments have at the rate asked for."""
+        amplitudes, _ = read_amplitudes(options.normalise, options.percentiles)
         rate = options.rate or context.rate
         return cls(
             num_tokens=options.num_tokens,
@@ -115,6 +128,7 @@ class SignalRepresentation(Representation):
             rate=options.rate,
             leads=options.leads or LEADS,
             normalise=options.normalise,
+            percentiles=None if amplitudes is None else (amplitudes["p1"], amplitudes["p99"]),
         )
 
     def config(self) -> dict[str, Any]:

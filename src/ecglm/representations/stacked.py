@@ -13,9 +13,8 @@ from PIL import Image
 from ecglm.errors import EcglmError, nearest
 from ecglm.registry import register
 from ecglm.representations.base import BuildContext, RecipeOptions, select_leads
-from ecglm.representations.normalise import normalise, percentile_range
+from ecglm.representations.normalise import normalise, pair_problem, percentile_range, read_amplitudes
 from ecglm.representations.pictures import PictureRepresentation, encoder_fit
-from ecglm.store.percentiles import read_percentiles
 from ecglm.types import LEADS
 
 MODES = ("resize", "tile", "crop")
@@ -34,6 +33,10 @@ class StackedOptions(RecipeOptions):
     normalise: Literal["instance", "percentile"] = "instance"
     percentiles: str | None = None
     num_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if problem := pair_problem(self.normalise, self.percentiles, "stacked.normalise", "stacked.percentiles"):
+            raise ValueError(problem)
 
     def files(self) -> dict[str, str]:
         """The percentiles, where they are named."""
@@ -66,20 +69,13 @@ class StackedRepresentation(PictureRepresentation):
 
     @classmethod
     def from_recipe(cls, options: StackedOptions, context: BuildContext) -> StackedRepresentation:
-        """Warns of ``crop``, with what is left of the signal. EcglmError for ``percentile`` without a file."""
-        found: tuple[float, float] | None = None
-        if options.normalise == "percentile":
-            if options.percentiles is None:
-                raise EcglmError(
-                    "stacked.percentiles: normalise 'percentile' needs the file of ecglm store percentiles"
-                )
-            file = read_percentiles(options.percentiles)
-            found = (float(file["p1"]), float(file["p99"]))
+        """Warns of ``crop``, with what is left of the signal. EcglmError for percentiles of another split."""
+        amplitudes, _ = read_amplitudes(options.normalise, options.percentiles)
         made = cls(
             **encoder_fit("stacked", options.num_tokens, context),
             mode=options.mode,
             normalise=options.normalise,
-            percentiles=found,
+            percentiles=None if amplitudes is None else (amplitudes["p1"], amplitudes["p99"]),
         )
         if options.mode == "crop":
             kept = kept_by_crop(context.seg_len, made.image_size)

@@ -23,6 +23,7 @@ from ecglm.representations.base import (
     spread_evenly,
 )
 from ecglm.representations.ecg_byte import EcgByte
+from ecglm.representations.normalise import pair_problem, read_amplitudes
 from ecglm.types import LEADS, EcgInput
 
 TOKENIZER_FILE = "ecg_byte.json"
@@ -42,17 +43,19 @@ _KEYS: dict[str, Any] = {
 @dataclass(frozen=True, kw_only=True)
 class SymbolsOptions(RecipeOptions):
     """Show the ECG as ECG-Byte symbols (arXiv 2412.14373). The tokenizer is trained on ``train_segments`` training
-    segments of the run's stores, or read from ``tokenizer``. max_ecg_tokens: None never cuts. policy: what happens to
-    an ECG beyond it, in training and in use alike: ``balanced`` keeps an equal share of every lead, ``tail`` cuts the
-    end off, so that the last leads are not seen, ``error`` refuses it. lead_tokens: name each lead before its symbols.
-    compact_vocab: only ids that an ECG can be encoded to become tokens of the LLM.
+    segments of the run's stores, or read from ``tokenizer``. normalise: ``instance``, the segment's own range, or
+    ``percentile``, that of the file ``percentiles`` (``ecglm store percentiles``). max_ecg_tokens: None never cuts.
+    policy: what happens to an ECG beyond it, in training and in use alike: ``balanced`` keeps an equal share of every
+    lead, ``tail`` cuts the end off, so that the last leads are not seen, ``error`` refuses it. lead_tokens: name each
+    lead before its symbols. compact_vocab: only ids that an ECG can be encoded to become tokens of the LLM.
     """
 
     leads: tuple[str, ...] = ()
     rate: int | None = None
     num_merges: int = 500
     boundary: Literal["none", "segment", "lead"] = "lead"
-    normalise: str = "instance"
+    normalise: Literal["instance", "percentile"] = "instance"
+    percentiles: str | None = None
     train_segments: int = 500
     tokenizer: str | None = None
     max_ecg_tokens: int | None = None
@@ -60,9 +63,17 @@ class SymbolsOptions(RecipeOptions):
     lead_tokens: bool = True
     compact_vocab: bool = True
 
+    def __post_init__(self) -> None:
+        problem = pair_problem(self.normalise, self.percentiles, "symbols.normalise", "symbols.percentiles")
+        if self.tokenizer:  # it says itself how it normalises
+            problem = "symbols.percentiles: the tokenizer has its own; leave them out" if self.percentiles else None
+        if problem:
+            raise ValueError(problem)
+
     def files(self) -> dict[str, str]:
-        """The tokenizer, where one is named."""
-        return {"tokenizer": self.tokenizer} if self.tokenizer else {}
+        """The tokenizer or the percentiles, where they are named."""
+        named = {"tokenizer": self.tokenizer, "percentiles": self.percentiles}
+        return {option: path for option, path in named.items() if path}
 
 
 @dataclass(frozen=True)
@@ -218,6 +229,7 @@ class SymbolsRepresentation(Representation):
             num_merges=options.num_merges,
             boundary=options.boundary,
             normalise=options.normalise,
+            percentiles=read_amplitudes(options.normalise, options.percentiles)[0],
             seed=context.seed,
             **limits,  # type: ignore[arg-type]
         )

@@ -7,10 +7,11 @@ left out keeps the effect's default, ``p`` left out is 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Any
 
+from ecglm import config as strict
 from ecglm.errors import ConfigError, nearest
 from ecglm.representations.effects import EFFECTS, STAGES, Choice, Effect, Number
 from ecglm.representations.paper import LAYOUTS, PULSES
@@ -157,6 +158,8 @@ _DEFAULTS: dict[str, Any] = {
     "pulse": ["left", "left", "left", "right", "none"],
     "fit": "yes",
 }
+#: Stands for a key that a file does not give; an effect without options (``jpeg:``) is given all the same.
+_ABSENT: Any = object()
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,50 @@ def plan_of(recipe: str | Mapping[str, Any]) -> Plan:
     return Plan(_paper(recipe.get("paper") or {}), tuple(steps))
 
 
+def is_recipe_file(recipe: str) -> bool:
+    """Whether a recipe's name is the path of a YAML file: it ends like one, and no recipe has that name."""
+    return recipe not in RECIPES and recipe.lower().endswith((".yaml", ".yml"))
+
+
+def read_recipe(recipe: str) -> str | dict[str, Any]:
+    """A recipe by name, as it is, or the one of a YAML file, as a mapping, checked.
+
+    Raises ConfigError for an unknown name, naming the known ones; for a file, naming it and the line.
+    """
+    if not is_recipe_file(recipe):
+        if recipe not in RECIPES:
+            known = f"{', '.join(RECIPES)}, or a .yaml file of your own"
+            raise ConfigError(f"synthesis: no recipe '{recipe}'{nearest(recipe, RECIPES)}; known: {known}")
+        return recipe
+    effects = [(name, _section(name, made.options) | None, _ABSENT) for name, made in EFFECTS.items()]
+    kind = make_dataclass("SynthesisRecipe", [("paper", _section("paper", _paper_options()) | None, _ABSENT), *effects])
+    found: Any = strict.load(recipe, kind)
+    return {
+        f.name: {o.name: v for o in fields(value) if (v := getattr(value, o.name)) is not _ABSENT} if value else {}
+        for f in fields(kind)
+        if (value := getattr(found, f.name)) is not _ABSENT
+    }
+
+
+def _section(effect: str, options: Iterable[str]) -> type:
+    """A dataclass with the options of an effect, so that a mistake in a file is told with its line."""
+
+    def check(self: Any) -> None:
+        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not _ABSENT}
+        if isinstance(given.get("fit"), bool):  # YAML's yes and no
+            self.fit = given["fit"] = "yes" if given["fit"] else "no"
+        try:
+            plan_of({effect: given})
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    names = options if effect == "paper" else ("p", *options)
+    table = [(name, Any, _ABSENT) for name in names]
+    made = make_dataclass("Options", table, namespace={"__post_init__": check})
+    made.__name__ = "a mapping of options"  # what an error says
+    return made
+
+
 def _step(effect: Effect, options: Mapping[str, Any]) -> Step:
     probability, ranges = Number(0, 1), {}
     if not probability.accepts(options.get("p", 1)):
@@ -219,8 +266,12 @@ def _range(effect: str, name: str, option: Number | Choice, value: Any) -> list[
     return found
 
 
+def _paper_options() -> dict[str, Number | Choice]:
+    return {"layout": Choice(("any", *LAYOUTS)), **_PAPER}
+
+
 def _paper(given: Mapping[str, Any]) -> dict[str, tuple[Number | Choice, list[Any]]]:
-    known: dict[str, Number | Choice] = {"layout": Choice(("any", *LAYOUTS)), **_PAPER}
+    known = _paper_options()
     for name in given:
         if name not in known:
             near = nearest(str(name), known)

@@ -13,7 +13,7 @@ from ecglm import files
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.representations.base import check_leads, reduce_rate, select_leads
 from ecglm.representations.ecg_byte import EcgByte
-from ecglm.store.percentiles import read_percentiles
+from ecglm.representations.normalise import read_amplitudes
 from ecglm.store.population import store_inputs
 from ecglm.store.reader import SegmentStore
 from ecglm.store.sampling import SampleResult, check_training, places
@@ -122,24 +122,6 @@ def plan_training(
         settings={**options, "percentiles": measured, "leads": list(names), "rate": target, **draw},
         inputs=store_inputs(stores),
     )
-
-
-def read_amplitudes(normalise: str, file: str | os.PathLike[str] | None) -> tuple[dict[str, float] | None, str | None]:
-    """``({p1, p99}, fingerprint)`` of a percentiles file where ``normalise`` needs one, else ``(None, None)``.
-
-    Raises ConfigError for a file too many or too few, EcglmError for one that is not of the training split.
-    """
-    if normalise != "percentile":
-        if file is not None:
-            raise ConfigError("--percentiles is for --normalise percentile")
-        return None, None
-    if file is None:
-        raise ConfigError("--normalise percentile needs --percentiles; ecglm store percentiles makes the file")
-    found = read_percentiles(file)
-    split = found["settings"].get("split")
-    if split != "train":
-        raise EcglmError(f"{file}: is of the split '{split}'; only train may be learnt from")
-    return {"p1": found["p1"], "p99": found["p99"]}, found["fingerprint"]
 
 
 def _drawn(

@@ -80,7 +80,8 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
     """One training run. At most one section of a representation says how the model is shown the ECG; without one it
-    is what the encoder reads: ``signal`` for signal encoders, ``image`` for image encoders.
+    is what the encoder reads: ``signal`` for signal encoders, ``image`` for image encoders. A section that gives words
+    alone (``features``) may stand beside it: its line follows the ECG's tokens. By itself it is all there is.
     """
 
     name: str
@@ -94,8 +95,12 @@ class _Recipe:
 
     def __post_init__(self) -> None:
         given = [name for name in SECTIONS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give at most one representation, found {' and '.join(given)}")
+        words = [name for name in given if SECTIONS[name].words_only()]
+        if len(words) > 1:
+            raise ValueError(f"give at most one representation of words alone, found {' and '.join(words)}")
+        if len(given) - len(words) > 1:
+            found = " and ".join(name for name in given if name not in words)
+            raise ValueError(f"give at most one representation, found {found}")
         try:
             self._check()
         except ConfigError as error:  # an unknown encoder, say; a recipe file names its line
@@ -125,10 +130,10 @@ class _Recipe:
 
     @property
     def representation(self) -> str:
-        """Name of the representation in use."""
-        for name in SECTIONS:
-            if getattr(self, name) is not None:
-                return name
+        """Name of the representation in use: of the one with tokens, where words stand beside it."""
+        given = [name for name in SECTIONS if getattr(self, name) is not None]
+        if given:
+            return min(given, key=lambda name: SECTIONS[name].words_only())
         if self.model.encoder is None:
             raise ConfigError("neither a representation nor model.encoder is given; name one, say symbols: {}")
         if (name := reads(self.model.encoder)) not in SECTIONS:
@@ -136,10 +141,26 @@ class _Recipe:
         return name
 
     @property
+    def words(self) -> str | None:
+        """Name of the representation whose words stand behind the tokens of the one in use, if there is one."""
+        beside = [n for n in SECTIONS if getattr(self, n) is not None and n != self.representation]
+        return beside[0] if beside else None
+
+    @property
+    def shown(self) -> str:
+        """The representation in use and the words beside it, for people: ``"signal"``, ``"symbols + features"``."""
+        return self.representation if self.words is None else f"{self.representation} + {self.words}"
+
+    @property
     def representation_options(self) -> RecipeOptions:
         """The options of the representation in use."""
-        given = getattr(self, self.representation)
-        return SECTIONS[self.representation].Options() if given is None else given
+        return self.used[self.representation]
+
+    @property
+    def used(self) -> dict[str, RecipeOptions]:
+        """Name → options of the representation in use, and of the words beside it."""
+        names = [self.representation, *([] if self.words is None else [self.words])]
+        return {n: SECTIONS[n].Options() if getattr(self, n) is None else getattr(self, n) for n in names}
 
 
 def _a(kind: str) -> str:

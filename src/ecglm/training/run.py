@@ -13,7 +13,7 @@ from transformers.utils import logging as hf_logging
 
 from ecglm import config as strict
 from ecglm.conversations.table import conversations_fingerprint, read_conversations
-from ecglm.errors import EcglmError
+from ecglm.errors import ConfigError, EcglmError
 from ecglm.files import (
     append_jsonl,
     file_sha256,
@@ -29,7 +29,7 @@ from ecglm.models.checkpoint import Bundle, create
 from ecglm.models.encoders.base import picture
 from ecglm.prompts.data import EcgSource, ElmDataset
 from ecglm.prompts.people import people
-from ecglm.representations.base import BuildContext, Representation
+from ecglm.representations.base import BuildContext, RecipeOptions, Representation, WithWords
 from ecglm.store.reader import SegmentStore
 from ecglm.training.recipe import SECTIONS, Recipe
 from ecglm.training.trainer import STATES, ElmTrainer, is_over, resume_point
@@ -110,10 +110,20 @@ def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     settings["data"] = {"tasks": list(recipe.data.tasks)}
     for name in SECTIONS:  # a representation that is not used decides nothing
         settings.pop(name)
-    options = recipe.representation_options
-    files = {option: file_sha256(path) for option, path in options.files().items()}
-    settings[recipe.representation] = {**strict.to_dict(options), **files}
+    for name, options in recipe.used.items():
+        settings[name] = {**strict.to_dict(options), **named_files(name, options)}
     return {**settings, "limit": limit}
+
+
+def named_files(name: str, options: RecipeOptions) -> dict[str, str]:
+    """Option → sha256 of the file it names, of the section ``name``; ConfigError where that cannot be read."""
+    found = {}
+    for option, path in options.files().items():
+        try:
+            found[option] = file_sha256(path)
+        except OSError as error:
+            raise ConfigError(f"{name}.{option}: {path} cannot be read ({error.strerror})") from error
+    return found
 
 
 def _result(folder: Path, reused: bool) -> TrainResult:
@@ -167,7 +177,8 @@ def representation_of(
         image_size=size,
         image_tokens=tokens,
     )
-    return SECTIONS[recipe.representation].from_recipe(recipe.representation_options, context)
+    made = [SECTIONS[name].from_recipe(options, context) for name, options in recipe.used.items()]
+    return made[0] if len(made) == 1 else WithWords(*made)
 
 
 def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable[[str], None]) -> dict[str, Any]:

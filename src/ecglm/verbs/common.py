@@ -82,6 +82,8 @@ def _readings(value: str) -> list[Any]:
 
 def is_made(out: Path, fingerprint: str, found: Callable[[Path], str], overwrite: bool) -> bool:
     """Whether ``out`` holds this very result; StaleOutputError when it holds another, unless ``overwrite``."""
+    if out.is_dir():
+        raise EcglmError(f"{out}: is a folder, a file is made here; choose another --out")
     if overwrite or not out.exists():
         return False
     if found(out) != fingerprint:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from ecglm.errors import ConfigError
+from ecglm.errors import ConfigError, EcglmError
 from ecglm.verbs.common import say, segment_of, tell
 
 
@@ -35,6 +35,10 @@ def features(
         raise ConfigError(
             "features: say where to write with --out FILE.parquet, or which line to print with --segment N"
         )
+    if segment is not None and kind != "measured":
+        raise EcglmError(f"--kind {kind} is for a table; leave out --segment and give --out FILE.parquet")
+    if out is not None and out.suffix.lower() != ".parquet":
+        raise EcglmError(f"--out {out}: a Parquet file is made; its name ends in .parquet")
     if segment is not None:
         from ecglm.representations.features import describe
         from ecglm.signals.measured import measure

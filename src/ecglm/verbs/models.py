@@ -44,11 +44,11 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
     )
     options = _TrainOptions(out=Path("runs") / recipe.name)
     named = {a[2:].partition(".")[0] for a in args[1:] if a.startswith("--") and "." in a} & SECTIONS.keys()
-    if named and all(getattr(recipe, name) is None for name in SECTIONS):  # the command line chooses it
-        chosen: dict[str, Any] = {name: SECTIONS[name].Options() for name in named}
-        recipe = dataclasses.replace(recipe, **chosen)
     # The representation has been chosen: the options are that one's, not a choice of subcommands.
     try:
+        chosen: dict[str, Any] = {n: SECTIONS[n].Options() for n in named if getattr(recipe, n) is None}
+        if chosen:  # by the command line
+            recipe = dataclasses.replace(recipe, **chosen)
         found: Any = tyro.cli(
             both,
             args=args[1:],
@@ -81,9 +81,9 @@ def train_(args: list[str]) -> None:
 def validate(args: list[str]) -> None:
     """Read a recipe and everything it names, and say what would be trained."""
     from ecglm.conversations.table import read_conversations
+    from ecglm.prompts.data import EcgSource
     from ecglm.store.reader import SegmentStore
-    from ecglm.training.recipe import SECTIONS
-    from ecglm.training.run import representation_of
+    from ecglm.training.run import named_files, representation_of
 
     recipe, _ = _recipe(args, "validate")
     stores = [SegmentStore(s) for s in recipe.data.stores]
@@ -93,10 +93,18 @@ def validate(args: list[str]) -> None:
         found = [c for c in rows if c.split == split]
         missing = sum(any(e not in held for e in c.ecgs) for c in found)
         say(f"{split}: {len(found)} questions" + (f", {missing} on ECGs that no store holds" if missing else ""))
-    if SECTIONS[recipe.representation].gives is not None:  # made in no time, unlike a tokenizer of symbols
-        shape = representation_of(recipe, stores, []).input_shape or ()
-        say(f"encoder {recipe.model.encoder} reads {' x '.join(map(str, shape))} of each ECG")
-    say(f"{recipe.name}: {recipe.representation}, {recipe.model.llm}, {recipe.train.max_steps} steps: valid")
+    for name, options in recipe.used.items():
+        named_files(name, options)
+    usable = [c for c in rows if c.split == "train" and c.ecgs and all(e in held for e in c.ecgs)]
+    representation = representation_of(recipe, stores, usable)
+    if representation.input_shape is not None:
+        shape = " x ".join(map(str, representation.input_shape))
+        say(f"encoder {recipe.model.encoder} reads {shape} of each ECG")
+    if usable:
+        shown = EcgSource(stores, representation).encode(usable[0].ecgs[0])
+        words = f" and {len(shown.text.split())} words" if shown.text else ""
+        say(f"{usable[0].ecgs[0]} takes {len(shown.token_ids)} ECG tokens{words}")
+    say(f"{recipe.name}: {recipe.shown}, {recipe.model.llm}, {recipe.train.max_steps} steps: valid")
 
 
 for _function in (train_, validate):

@@ -54,7 +54,7 @@ def render_(
         rhythm: leads of the rhythm strips, as II or II,V1,V5.
         simultaneous: every column begins at the segment's start.
         line_width: of the trace, in mm.
-        synthesis: a scan or photograph instead: clean, pulse or hard; it draws layout and paper at random.
+        synthesis: a scan or photograph instead: clean, pulse, hard or a .yaml recipe; it draws layout and paper.
         seed: of the synthesis.
         ecg: a recording (WFDB, .mat, .npy, .npz, .csv, .h5) instead of a store, as it is.
         rate: samples per second, for a recording that does not say.
@@ -67,19 +67,20 @@ def render_(
 
     if (ecg is None) == (store is None) or (store is not None and not segments):
         raise EcglmError("render: give a store and the position of a segment, or --ecg FILE")
+    if ecg is None and (rate is not None or leads is not None or units is not None):
+        raise EcglmError("--rate, --leads and --units are for --ecg FILE; a store says them itself")
     options: dict[str, Any] = {"size": _pixels(size), "dpi": dpi, "color": color, "grid": grid}
     options |= {"speed": speed, "gain": gain, "pulse": pulse, "simultaneous": simultaneous, "line_width": line_width}
     options["rhythm"] = tuple(rhythm.split(",")) if rhythm else ()
     if layout != "all":
         options["layout"] = layout
-    if synthesis is not None:
-        _check_free(layout, options)
+    recipe = None if synthesis is None else _synthesis_recipe(synthesis, layout, options)
     sources = _recording(ecg, rate, leads, units) if ecg is not None else _stored(store, segments)
     pictures, names, true_dpi = [], [], None
     for signal, hertz, name, own_header in sources:
         shown = {**options, "header": own_header if header == "auto" else header}
-        if synthesis is not None:
-            pictures.append(_synthesised(signal, hertz, name, synthesis, seed, shown))
+        if recipe is not None:
+            pictures.append(_synthesised(signal, hertz, name, recipe, seed, shown))
         elif layout == "all":
             pictures.append(layout_sheet(signal, hertz, **{k: v for k, v in shown.items() if k != "size" or v}))
         else:
@@ -94,14 +95,17 @@ def render_(
     say(f"picture: {out}")
 
 
-def _check_free(layout: str, options: dict[str, Any]) -> None:
-    """EcglmError where a synthesis is asked for together with options of the paper, which it draws itself."""
+def _synthesis_recipe(synthesis: str, layout: str, options: dict[str, Any]) -> Any:
+    """The recipe by name or of a file; EcglmError beside options of the paper, which a synthesis draws itself."""
+    from ecglm.representations.synthesis_recipes import read_recipe
+
     plain = {"dpi": None, "color": "pink", "grid": True, "speed": 25.0, "gain": 10.0, "pulse": "left", "rhythm": ()}
     plain |= {"simultaneous": False, "line_width": 0.35}
     given = ["layout"] if layout != "3x4+1" else []
     given += [name.replace("_", "-") for name, value in plain.items() if options[name] != value]
     if given:
         raise EcglmError(f"--synthesis draws the paper at random; leave out --{' --'.join(given)}")
+    return read_recipe(synthesis)
 
 
 def _pixels(size: str | None) -> tuple[int, int] | None:
@@ -149,7 +153,7 @@ def _recording(file: Path, rate: float | None, leads: str | None, units: Any) ->
     return [(signal, record.sampling_rate, record.record_id, text)]
 
 
-def _synthesised(signal: Any, rate: float, name: str, recipe: str, seed: int, shown: dict[str, Any]) -> Any:
+def _synthesised(signal: Any, rate: float, name: str, recipe: Any, seed: int, shown: dict[str, Any]) -> Any:
     """A scan or photograph; the recipe decides about layout and paper."""
     from ecglm.representations.paper import DEFAULT_SIZE
     from ecglm.representations.synthesis import synthesise

@@ -241,7 +241,7 @@ def tokenizer_convert(
     """
     from ecglm.representations.ecg_byte import EcgByte
     from ecglm.representations.legacy import convert_legacy
-    from ecglm.representations.tokenizer_training import read_amplitudes
+    from ecglm.representations.normalise import read_amplitudes
 
     made = convert_legacy(file, normalise=normalise, percentiles=read_amplitudes(normalise, percentiles)[0])
     if not is_made(out, made.fingerprint, lambda path: EcgByte.load(path).fingerprint, overwrite):
