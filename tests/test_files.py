@@ -222,8 +222,12 @@ def test_nan_is_not_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b'{"a": 1, "a": 2}', "key 'a' stands twice"), (b'{"a": ', "not valid JSON"), (b"\xff\xfe", "not valid JSON")]
-    + [(b"[" * 100_000, "nested too deeply|not valid JSON")],
+    [
+        (b'{"a": 1, "a": 2}', "key 'a' stands twice"),
+        (b'{"a": ', "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "nested too deeply|not valid JSON"),
+    ],
     ids=["doubled", "torn", "no text", "deep"],
 )
 def test_json_that_is_none(tmp_path, data, words):
