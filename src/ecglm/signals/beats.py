@@ -20,6 +20,8 @@ _REFRACTORY = 0.22
 #: A complex belongs to a class when it correlates so well with it over all leads.
 _ALIKE = 0.84
 _MAX_CLASSES = 6
+#: What correlates so well with the usual slopes behind a complex is its T wave: f waves and another rate disturb it.
+_ECHO = 0.65
 #: Below this sharpness a wave that follows a complex is its T wave.
 _SHARP = 1.2
 
@@ -57,6 +59,10 @@ def find_beats(x: np.ndarray, usable: np.ndarray) -> Beats:
     if not len(found):
         return Beats(nothing, nothing, 0.0, "no_clear_qrs")
     at, kind, likeness = _classes(slopes, found)
+    beat = ~_echoes(slopes, at, kind)
+    if len(found) > 1 and _early(found, energy) and (kind == kind[0]).sum() == 1:
+        beat[0] = False  # the T wave of a complex before the beginning: nothing else looks like it
+    at, kind, likeness = at[beat], kind[beat], likeness[beat]
     steady = float(np.median(likeness))
     if steady < 0.6:
         return Beats(nothing, nothing, steady, "no_clear_qrs")
@@ -167,9 +173,50 @@ def _without_t(tops: np.ndarray, energy: np.ndarray, slopes: np.ndarray) -> np.n
             if share < 0.7 and (_sharpness(slopes, top) < _SHARP or (share < 0.4 and top - kept[-1] < 0.36 * RATE)):
                 continue
         kept.append(top)
-    if len(kept) > 2 and kept[0] < 0.45 * RATE and energy[kept[0]] < 0.6 * np.median(energy[kept]):
-        del kept[0]  # the T wave of a complex before the beginning
     return _without_regular_t(np.array(kept, np.int64), energy, slopes)
+
+
+def _early(tops: np.ndarray, energy: np.ndarray) -> bool:
+    """Whether the first of them comes so soon and so weak that it may be a T wave."""
+    return bool(len(tops) > 2 and tops[0] < 0.45 * RATE and energy[tops[0]] < 0.6 * np.median(energy[tops]))
+
+
+def _echoes(slopes: np.ndarray, at: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Which of the complexes are T waves: what other complexes of the shape before them show as well, equally late.
+
+    The slopes behind such others, where nothing was found, are averaged and correlated with those of the candidate,
+    30 ms to both sides: at another rate a T wave comes a little sooner or later. A premature beat is no such echo.
+    """
+    num, half, slack = slopes.shape[1], int(0.07 * RATE), int(0.03 * RATE)
+    echo = np.zeros(len(at), bool)
+    order = np.argsort(at, kind="stable")
+    sizes = np.bincount(kind, minlength=_MAX_CLASSES)
+    for before, here in pairwise(order.tolist()):
+        gap = int(at[here] - at[before])
+        if echo[before] or gap > 0.5 * RATE or kind[here] == kind[before] or sizes[kind[here]] > 0.5 * sizes[kind[before]]:
+            continue
+        low, high = at[here] - half, at[here] + half
+        if low < 0 or high > num:
+            continue
+        total = np.zeros((len(slopes), 2 * (half + slack)))
+        count = 0
+        for place in at[kind == kind[before]].tolist():
+            start, stop = place + gap - half - slack, place + gap + half + slack
+            if place == at[before] or stop > num or ((at > place) & (at < stop + half)).any():
+                continue
+            total += slopes[:, start:stop]
+            count += 1
+        if count < 2:
+            continue
+        own, mean = slopes[:, low:high], total / count
+        power = float(np.square(own).sum())
+        for lag in range(0, 2 * slack + 1, 3):
+            part = mean[:, lag : lag + 2 * half]
+            product, other = float((own * part).sum()), float(np.square(part).sum())
+            if product > _ECHO * np.sqrt(power * other) and other > 0.3 * power:
+                echo[here] = True
+                break
+    return echo
 
 
 def _without_regular_t(tops: np.ndarray, energy: np.ndarray, slopes: np.ndarray) -> np.ndarray:
