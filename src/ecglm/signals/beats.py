@@ -193,7 +193,12 @@ def _echoes(slopes: np.ndarray, at: np.ndarray, kind: np.ndarray) -> np.ndarray:
     sizes = np.bincount(kind, minlength=_MAX_CLASSES)
     for before, here in pairwise(order.tolist()):
         gap = int(at[here] - at[before])
-        if echo[before] or gap > 0.5 * RATE or kind[here] == kind[before] or sizes[kind[here]] > 0.5 * sizes[kind[before]]:
+        if (
+            echo[before]
+            or gap > 0.5 * RATE
+            or kind[here] == kind[before]
+            or sizes[kind[here]] > 0.5 * sizes[kind[before]]
+        ):
             continue
         low, high = at[here] - half, at[here] + half
         if low < 0 or high > num:
