@@ -270,23 +270,53 @@ def main() -> int:
         draw_delineations(options.picture)
         return 0
     result: dict[str, Any] = {"truth": truth(options.patients), "speed": speed(options.repeats)}
-    for name, shares in result["truth"].items():
-        print(f"{name}: " + ", ".join(f"{field} {shares[field]:.3f}" for field in BOUNDS))
-    for name, share in sorted(result["truth"]["500 Hz, clean"].items()):
-        if " " in name and share < BAR_SHARE:
-            print(f"  500 Hz, clean: {name} {share:.3f}")
+    show_truth(result["truth"])
     if options.data is not None:
         result["plausible"], result["labels"] = plausible(Path(options.data)), labels(Path(options.data))
         result["between_rates"] = between_rates(Path(options.data))
-        for part in ("plausible", "labels", "between_rates"):
-            for name, values in result[part].items():
-                print(f"{part}: {name} {values}")
-    print(", ".join(f"{name} {value:.3f}" for name, value in result["speed"].items()))
+        show_records(result)
+    table("ms per 12 x 2500 segment", list(result["speed"]), {"": list(result["speed"].values())})
     result["truth"] = {name: {f: shares[f] for f in BOUNDS} for name, shares in result["truth"].items()}
     print(json.dumps({"benchmark": "features", **_rounded(result)}))
     clean = [result["truth"][f"{rate} Hz, clean"][field] for rate in (500, 250, 100) for field in BOUNDS]
     good = min(clean) >= BAR_SHARE and result["speed"]["equal_288"] == 1.0
     return 0 if good and result["speed"]["ratio_288"] >= BAR_RATIO else 1
+
+
+def table(question: str, columns: list[str], rows: dict[str, list[Any]]) -> None:
+    """Print one table: a row per name, None as a dash."""
+    texts = {name: ["-" if v is None else v if isinstance(v, str) else f"{v:.3f}" for v in row]
+             for name, row in rows.items()}  # fmt: skip
+    first = max(map(len, [question, *rows]))
+    widths = [max(len(c), *(len(row[k]) for row in texts.values())) for k, c in enumerate(columns)]
+    for name, row in [(question, columns), *texts.items()]:
+        print(name.ljust(first) + "".join("  " + cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print()
+
+
+def show_truth(truth_of: dict[str, dict[str, float]]) -> None:
+    """Shares within the bounds by rate, then of each rhythm at 250 Hz."""
+    fields = list(BOUNDS)
+    table("within the bounds of the truth", fields, {name: [row[f] for f in fields] for name, row in truth_of.items()})
+    row = truth_of["250 Hz, clean"]
+    kinds = sorted({name.split(" ")[0] for name in row if " " in name})
+    table("250 Hz, clean, by rhythm", fields, {kind: [row.get(f"{kind} {f}") for f in fields] for kind in kinds})
+
+
+def show_records(result: dict[str, Any]) -> None:
+    """Plausible values, agreement with labels, agreement of two rates."""
+    rows = {
+        f"{name} ({row['records']})": [
+            f"{row[f'{f}, measured']:.2f}/{row[f'{f}, physiologic']:.2f}/{row[f'{f}, median']:.0f}" for f in PHYSIOLOGIC
+        ]
+        for name, row in result["plausible"].items()
+    }
+    table("measured / physiologic / median", list(PHYSIOLOGIC), rows)
+    claims = {name: [str(count), share] for name, (count, share) in result["labels"].items()}
+    table("measures as the label says", ["records", "share"], claims)
+    names = ["records", "median", "within", "bound"]
+    two = {name: [float(row[n]) for n in names] for name, row in result["between_rates"].items()}
+    table("100 Hz less 500 Hz", names, two)
 
 
 if __name__ == "__main__":

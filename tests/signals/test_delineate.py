@@ -175,3 +175,45 @@ def test_it_is_pure_and_deterministic():
 def test_what_cannot_be_a_segment_is_refused(segment, rate, what):
     with pytest.raises(EcglmError, match=what):
         delineate(segment, rate)
+
+
+def test_t_waves_behind_some_beats_of_an_irregular_rhythm_are_not_beats():
+    for seed, patient in (
+        (17, "p00015-1"),
+        (17, "p00194-3"),
+        (3, "p00055-2"),
+    ):  # fibrillation, left bundle branch block
+        source = Synthetic(num_patients=200, rate=250, seed=seed, artefacts=False)
+        record = source.read(f"synthetic/s{seed}-{patient}")
+        found = delineate(record.signal, 250)
+        assert isinstance(found, Delineation) and len(found.onsets_s) == len(record.metadata["beats"])
+
+
+def test_a_premature_beat_at_the_very_beginning_counts():
+    source = Synthetic(num_patients=200, rate=250, seed=17, artefacts=False)
+    record = source.read("synthetic/s17-p00148-1")
+    found = delineate(record.signal, 250)
+    assert record.metadata["beats"][0] == "V" and isinstance(found, Delineation)
+    assert len(found.onsets_s) == len(record.metadata["beats"])
+
+
+def test_the_level_behind_a_p_wave_is_no_p_wave():
+    t = np.arange(600) / 500 - 0.5
+    for level in (0.03, 0.06):  # before the P wave, which goes down steeply and leaves a long flat PR segment
+        wave = np.interp(t, [-0.5, -0.28, -0.22, -0.17, -0.15, 0.0], [level, level, 0.13, 0.13, 0.0, 0.0])
+        p = find_p(SIZES[:, None] * (beat_at(t, 0.0, p=False) + wave), 250.0, 0)
+        assert p is not None and (p.on - 250) * 2 == pytest.approx(-280, abs=12)
+        assert (p.off - 250) * 2 == pytest.approx(-150, abs=10)
+
+
+def test_a_plateau_belongs_to_a_wide_complex_and_a_t_wave_does_not():
+    t = np.arange(600) / 500 - 0.5
+    paced = 1.2 * np.interp(t, [0.0, 0.04, 0.13, 0.17], [0, 1, 0.95, 0])
+    on, off = find_qrs(SIZES[:, None] * paced, 292) or (np.nan, np.nan)
+    assert (on - 250) * 2 == pytest.approx(0, abs=8) and (off - 250) * 2 == pytest.approx(170, abs=10)
+    late = bump(t, 0.0, 0.03, 0.06) + 0.45 * np.interp(t, [0.055, 0.075, 0.11, 0.15], [0, 1, 1, 0])
+    on, off = find_qrs(SIZES[:, None] * late, 265) or (np.nan, np.nan)
+    assert (off - 250) * 2 == pytest.approx(150, abs=10)
+    early_t = np.interp(t, [0.0, 0.04, 0.10, 0.14], [0, 1, 1, 0]) - 0.4 * bump(t, 0.142, 0.22, 0.28)
+    on, off = find_qrs(SIZES[:, None] * early_t, 280) or (np.nan, np.nan)
+    assert (off - 250) * 2 == pytest.approx(140, abs=12)

@@ -11,6 +11,7 @@ import numpy as np
 from ecglm.errors import EcglmError
 from ecglm.signals import median_beat, waves
 from ecglm.signals.beats import RATE, Beats, find_beats
+from ecglm.signals.compiled import compiled
 from ecglm.signals.resample import filter_and_resample
 from ecglm.signals.rhythm import Rhythm, rhythm_of
 from ecglm.types import LEADS
@@ -143,7 +144,7 @@ def _ordinary(beats: Beats) -> np.ndarray:
 
 def _without_spikes(segment: np.ndarray, peaks: np.ndarray, rate: float) -> np.ndarray:
     """The segment with straight lines over pacing stimuli; peaks: samples of it, fractions allowed."""
-    bridged, half = segment.copy(), max(1.0, 0.004 * rate)
+    bridged, half = segment.copy(), 1.0 if rate < 200 else max(1.6, 0.004 * rate)
     for peak in peaks:
         low, high = int(np.floor(peak - half)), int(np.ceil(peak + half))
         if low >= 0 and high < segment.shape[1]:
@@ -171,15 +172,27 @@ def _onsets(
 
 def _constant(x: np.ndarray, starts: np.ndarray, p: waves.PWave) -> bool:
     """Whether the beats that start at ``starts`` show the P wave one by one, in one size: f waves do not."""
-    template, num = p.template, p.template.shape[1]
-    power = float(np.square(template).sum())
-    share = np.linspace(0, 1, num)
-    sizes = []
-    for start in starts + p.start:
-        if start < 0 or start + num > x.shape[1]:
-            continue
-        part = x[:, start : start + num]
-        first, last = part[:, :4].mean(axis=1, keepdims=True), part[:, -4:].mean(axis=1, keepdims=True)
-        sizes.append(float(((part - first * (1 - share) - last * share) * template).sum()) / power)
-    found = np.array(sizes)
-    return len(found) > 0 and bool((found > 0.4).mean() >= _P_SHARE) and float(found.std()) <= _P_SPREAD
+    template = p.template
+    starts = starts + p.start
+    starts = starts[(starts >= 0) & (starts + template.shape[1] <= x.shape[1])]
+    if not len(starts):
+        return False
+    found = np.empty(len(starts))
+    _sizes(x, starts, template, float(np.square(template).sum()), found)
+    return bool((found > 0.4).mean() >= _P_SHARE) and float(found.std()) <= _P_SPREAD
+
+
+@compiled
+def _sizes(x: np.ndarray, starts: np.ndarray, template: np.ndarray, power: float, out: np.ndarray) -> None:
+    """How often the wave is in ``x`` at each start, above the line between its feet (means of 4 samples)."""
+    num_leads, num = template.shape
+    for beat in range(len(starts)):
+        total = 0.0
+        for lead in range(num_leads):
+            part = x[lead, starts[beat] : starts[beat] + num]
+            first = 0.25 * (part[0] + part[1] + part[2] + part[3])
+            last = 0.25 * (part[num - 4] + part[num - 3] + part[num - 2] + part[num - 1])
+            step = (last - first) / (num - 1)
+            for k in range(num):
+                total += (part[k] - first - step * k) * template[lead, k]
+        out[beat] = total / power

@@ -14,7 +14,7 @@ BEFORE, AFTER = 0.60, 0.80
 _QRS_SHARE = 0.055
 #: … but not less than this, in mV/s over all leads: the flank of a P wave or an ST segment.
 _QRS_LEAST = 3.5
-_QRS_LONGEST = 0.24
+_QRS_LONGEST, _QRS_SHORTEST = 0.24, 0.06
 #: Samples between the values of the line that is taken away.
 _GRID = 20
 #: More beats than that make a median no better.
@@ -162,11 +162,15 @@ def find_qrs(beat: np.ndarray, middle: int, coarse: bool = False) -> tuple[float
     top, quiet = float(near.max()), quantile(v, 0.2)
     if top < 3 * quiet or top <= 0:
         return None
+    height = np.sqrt(np.square(beat - np.median(beat, axis=1, keepdims=True)).mean(axis=0))
     steep = np.flatnonzero(near > 0.25 * top) + low
-    first, last = _connected(steep, low + int(np.argmax(near)))
+    first, last = _connected(steep, low + int(np.argmax(near)), height)
     threshold = max(quiet + _QRS_SHARE * (top - quiet), 1.8 * quiet, min(_QRS_LEAST, 0.25 * top))
     reach = int(_QRS_LONGEST * RATE)
     on, off = _outward(v, first, -1, threshold, reach), _outward(v, last, 1, threshold, reach)
+    off = _with_late_r(v, height, off, 0.1 * top, threshold) if off - on < 0.13 * RATE else off
+    if last - on > _QRS_SHORTEST * RATE:
+        off = _before_t(v, height, last, off, 0.2 * top)
     on, off = _creep(v, on, -1, top, 2), _creep(v, off, 1, top, 4)
     return (on + 1.5, off - 2.5) if coarse else (float(on), off - 1.0)
 
@@ -185,12 +189,42 @@ def _creep(v: np.ndarray, at: int, step: int, top: float, most: int) -> int:
     return at
 
 
-def _connected(steep: np.ndarray, top_at: int) -> tuple[int, int]:
-    """First and last of the steep samples around the steepest, no two of them further apart than 60 ms."""
-    gaps = np.flatnonzero(np.diff(steep) > 0.06 * RATE)
-    starts, stops = np.r_[0, gaps + 1], np.r_[gaps, len(steep) - 1]
+def _connected(steep: np.ndarray, top_at: int, height: np.ndarray) -> tuple[int, int]:
+    """First and last of the steep samples around the steepest, no two of them further apart than 60 ms: or 120 ms with
+    a plateau between them, as in paced complexes. A pause of 16 ms on the line parts a T wave from its complex."""
+    most, start = height[steep[0] : steep[-1] + 1].max(), steep[0]
+    gaps = []
+    for place in np.flatnonzero(np.diff(steep) > 0.016 * RATE).tolist():
+        before, behind = int(steep[place]), int(steep[place + 1])
+        least, gap = height[before : behind + 1].min(), (behind - before) / RATE
+        paused = least < 0.1 * most and before - start > _QRS_SHORTEST * RATE
+        if paused or gap > (0.12 if least > 0.45 * most else 0.06):
+            gaps.append(place)
+            start = behind
+    starts, stops = np.array([0, *(g + 1 for g in gaps)]), np.array([*gaps, len(steep) - 1])
     group = int(np.searchsorted(steep[stops], top_at))
     return int(steep[starts[group]]), int(steep[stops[group]])
+
+
+def _with_late_r(v: np.ndarray, height: np.ndarray, off: int, steep: float, threshold: float) -> int:
+    """The end of a complex, behind a plateau of its last wave that looked like one: from there it comes down by more
+    than half within 80 ms, steeply, which no ST segment does."""
+    part = height[off : off + int(0.08 * RATE)]
+    if len(part) < 10 or part[0] < 0.3 * height[max(off - 60, 0) : off + 1].max() or part.min() > 0.4 * part[0]:
+        return off
+    down = int(np.argmax(v[off : off + int(np.argmax(part <= 0.4 * part[0])) + 5]))
+    return _outward(v, off + down, 1, threshold, int(0.1 * RATE)) if v[off + down] > steep else off
+
+
+def _before_t(v: np.ndarray, height: np.ndarray, last: int, off: int, slow: float) -> int:
+    """The end of a complex ``last`` … ``off``, or where in between it came down to the line and slowly left it again:
+    there the T wave begins without an ST segment."""
+    if off - last < 4:
+        return off
+    turn = last + int(np.argmin(v[last : min(off, last + 40) + 1]))
+    most = height[max(last - 40, 0) : last + 1].max()
+    again = v[turn : off + 1].max() > 1.3 * v[turn] and height[turn : off + 1].max() > height[turn] + 0.08 * most
+    return turn if v[turn] < slow and height[turn] < 0.15 * most and again else off
 
 
 def find_spike(beat: np.ndarray, middle: int, coarse: bool = False) -> int | None:

@@ -95,11 +95,22 @@ def _p_shape(
     rises = raised[first + top] > 1.15 * raised[first] and raised[first + top] - raised[first] > 0.5 * P_LEAST
     if before.size and before.mean() > 0.6 * flank.max() and not rises:
         return None
+    if _is_valley(part, first, first + top, wave[:, top]):
+        return None
     on, off = _foot(hill, top, -1, 0, 0.2, 0.7), _foot(hill, top, 1, len(hill) - 1, 0.2, 0.7)
     if on is None or off is None or not 0.035 * RATE <= off - on <= 0.22 * RATE:
         return None
     on, off = max(on, -0.008 * RATE), min(off, len(hill) + 0.008 * RATE)
     return first + on, float(first + top), first + off, first, wave
+
+
+def _is_valley(part: np.ndarray, first: int, top: int, wave: np.ndarray) -> bool:
+    """Whether what bends at ``top`` is the level that a wave before it comes down to: its left foot stands further off
+    the level before the QRS complex, and it bends the other way."""
+    level = part[:, -5:].mean(axis=1)
+    foot, own = part[:, first] - level, part[:, top] - level
+    away = float(np.sqrt(np.square(foot).sum() * np.square(wave).sum()))
+    return bool(np.square(foot).sum() > np.square(own).sum() and float(foot @ wave) < -0.7 * away)
 
 
 def _less_line(x: np.ndarray, first: int, last: int) -> np.ndarray:
