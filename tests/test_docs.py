@@ -46,6 +46,8 @@ def commands(path: Path) -> list[str]:
 def help_of(verb: str) -> str:
     """What ``ecglm VERB --help`` prints."""
     recipes = [[str(r)] for r in HELP_RECIPES] if verb in ("train", "validate") else [[]]
+    if verb == "pretrain":
+        recipes = [[str(ROOT / "recipes" / f"pretrain-{name}.yaml")] for name in ("st-mem", "merl", "captioning")]
     said = io.StringIO()
     for recipe in recipes:
         with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
@@ -95,7 +97,7 @@ def test_the_command_line_page_lists_exactly_the_options_of_a_verb(verb):
     said = options_of(verb)
     switches = {option for option in said if f"--no-{option[2:]}" in said}
     expected = said - {f"--no-{option[2:]}" for option in switches}
-    if verb in ("train", "validate"):  # the recipe's own fields are listed by --help
+    if verb in ("train", "validate", "pretrain"):  # the recipe's own fields are listed by --help
         expected = {option for option in expected if "." not in option and option != "--name"}
     assert listed == (expected if verb != "validate" else set())
 

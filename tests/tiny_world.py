@@ -63,5 +63,6 @@ def make_world(folder: Path) -> World:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Relative name → bytes of every file."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Relative name → bytes of every file but the one that holds a clock."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "speed.jsonl")
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}

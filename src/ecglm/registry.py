@@ -55,10 +55,20 @@ def _load(kind: str) -> None:
     _loaded.add(kind)
 
 
+def _load_one(kind: str, name: str) -> None:
+    """Import the module called like the thing, where there is one: the whole home takes seconds."""
+    home = importlib.import_module(HOMES[kind])
+    module = name.replace("-", "_")
+    if module.isidentifier() and any(m.name == module for m in pkgutil.iter_modules(getattr(home, "__path__", []))):
+        importlib.import_module(f"{HOMES[kind]}.{module}")
+
+
 def get(kind: str, name: str) -> Any:
     """The thing called ``name``; ConfigError naming the nearest known name otherwise."""
     if kind not in HOMES:
         raise ConfigError(f"no kind '{kind}'{nearest(kind, HOMES)}; kinds: {', '.join(HOMES)}")
+    if name not in _things[kind]:
+        _load_one(kind, name)
     if name not in _things[kind]:
         _load(kind)
     if name not in _things[kind]:

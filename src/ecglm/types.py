@@ -98,6 +98,7 @@ class EcgInput:
     where the tokens are all there is. truncated: what the representation's length policy cut, empty when nothing.
     text: plain words that the prompt shows right after the tokens, read with the ordinary tokenizer, never learned.
     shown: lead → share of its samples that the tokens stand for, where some were cut; empty when nothing was.
+    image: the picture that a second encoder reads beside the signal.
     """
 
     token_ids: np.ndarray
@@ -105,6 +106,7 @@ class EcgInput:
     truncated: tuple[str, ...] = ()
     text: str = ""
     shown: Mapping[str, float] = field(default_factory=dict)
+    image: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class Example:
 
     input_ids, labels: int64 ``(length,)``; labels are -100 wherever no loss is wanted. ecg: the tensors
     of its ECGs, ``(num_ecgs, …)``, for the encoder, or None. branches: int64 ``(length,)`` where several conversations
-    share one prefix (0 = the prefix, k = conversation k), or None. truncated: what the length policy had to do.
+    share one prefix (0 = the prefix, k = conversation k), or None. truncated: what the length policy had to do. image:
+    the pictures of its ECGs for a second encoder, ``(num_ecgs, 3, height, width)`` uint8, or None.
     """
 
     id: str
@@ -122,6 +125,7 @@ class Example:
     ecg: np.ndarray | None = None
     branches: np.ndarray | None = None
     truncated: tuple[str, ...] = ()
+    image: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,9 @@ PERTURBATIONS = [
 
 
 def test_names():
-    assert registry.names("controls") == sorted(["blank", "no-ecg", "noise", "swap", *PERTURBATIONS])
+    assert registry.names("controls") == sorted(
+        ["blank", "no-ecg", "no-image", "no-signal", "noise", "swap", *PERTURBATIONS]
+    )
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)

@@ -144,6 +144,98 @@ def test_the_adapter_is_its_formula(llm_folders) -> None:
     torch.testing.assert_close(merged, base + 3.0 * b @ a, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_dora_is_its_formula(family: str, llm_folders) -> None:
+    """m · (W + ΔW) / ‖W + ΔW‖ for each output (arXiv 2402.09353, eq. 5); GPT-2 keeps its weights transposed."""
+    model, _ = load_llm(str(llm_folders[family]))
+    layer = {"qwen2": "model.layers.0.mlp.up_proj", "gpt2": "transformer.h.0.mlp.c_fc"}[family]
+    base = model.get_submodule(layer).weight.detach().clone()
+    base = base if family == "qwen2" else base.T
+    bias = getattr(model.get_submodule(layer), "bias", None)
+    add_lora(model, LoraConfig(rank=2, alpha=6.0, targets=(layer.rpartition(".")[2],), dora=True), [], seed=0)
+    adapted = dict(adapter_weights(model))
+    a, b, m = (adapted[f"{layer}.lora_{n}.default.weight"] for n in ("A", "B", "magnitude_vector"))
+    torch.testing.assert_close(m.flatten(), base.norm(dim=1))  # so that it begins as the layer itself
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in (a, b):
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+        m.mul_(torch.linspace(0.5, 2, m.numel()).reshape(m.shape))
+    whole = base + 3.0 * b.detach() @ a.detach()
+    wanted = m.detach().reshape(-1, 1) * whole / whole.norm(dim=1, keepdim=True)
+    x = torch.randn(3, base.shape[1], generator=generator)
+    model.eval()
+    found = model.get_submodule(layer)(x)
+    torch.testing.assert_close(found, x @ wanted.T + (0 if bias is None else bias), rtol=1e-4, atol=1e-4)
+    merged = plain_llm(model).get_submodule(layer).weight
+    torch.testing.assert_close(merged if family == "qwen2" else merged.T, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("llm", FAMILIES, indirect=True)
+def test_dora_begins_as_the_llm_learns_and_merges(llm, tmp_path: Path) -> None:
+    model, new = llm
+    ids = batch(model, new)
+    before = logits(model, ids)
+    add_lora(model, LoraConfig(rank=2, dropout=0.0, dora=True), new, seed=0)
+    torch.testing.assert_close(logits(model, ids), before, rtol=0, atol=1e-4)
+    start = {n: w.detach().clone() for n, w in adapter_weights(model)}
+    assert any("magnitude" in n for n in start)
+    learn(model, ids)
+    assert all(not torch.equal(w, start[n]) for n, w in adapter_weights(model))
+    wanted = logits(model, ids)
+    plain_llm(model).save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, use_safetensors=True)
+    torch.testing.assert_close(logits(loaded, ids), wanted, rtol=0, atol=1e-4)
+
+
+def test_rank_stabilised_scales_by_the_root_of_the_rank(llm_folders) -> None:
+    """alpha / √rank (arXiv 2312.03732)."""
+    model, _ = load_llm(str(llm_folders["qwen2"]))
+    add_lora(model, LoraConfig(rank=4, alpha=6.0, rank_stabilised=True, targets=("up_proj",)), [], seed=0)
+    layer = "model.layers.0.mlp.up_proj"
+    base = model.get_submodule(layer).base_layer.weight
+    a, b = (dict(adapter_weights(model))[f"{layer}.lora_{m}.default.weight"] for m in "AB")
+    with torch.no_grad():
+        b.copy_(torch.linspace(-1, 1, b.numel()).reshape(b.shape))
+    torch.testing.assert_close(plain_llm(model).get_submodule(layer).weight, base + 3.0 * b @ a)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_half_precision_weights_learn_in_single(family: str, dora: bool, llm_folders, tmp_path) -> None:
+    model, tokenizer = load_llm(str(llm_folders[family]), dtype="bfloat16")
+    add_ecg_tokens(model, tokenizer, SYMBOLS, seed=1)
+    new = tokenizer.convert_tokens_to_ids(SYMBOLS)
+    add_lora(model, LoraConfig(rank=2, dora=dora, train_new_embeddings="input_output"), new, seed=0)
+    assert {w.dtype for _, w in adapter_weights(model)} == {torch.float32}
+    gradients = learn(model, batch(model, new))
+    assert all(g is not None and bool(g.isfinite().all()) for g in gradients.values())
+    ids = batch(model, new)
+    plain_llm(model).save_pretrained(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto", use_safetensors=True)
+    assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
+    wanted = logits(model, ids).float()
+    assert (logits(plain, ids).float() - wanted).abs().mean() < 0.05 * wanted.std()
+
+
+def test_dora_and_adapters_of_the_ecgs_places_alone_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match=r"model\.lora\.dora.*drop one"):
+        LoraConfig(dora=True, where="ecg")
+
+
+@pytest.mark.parametrize("llm", ["gpt2", "opt"], indirect=True)
+def test_full_training_keeps_a_tied_table_one(llm, tmp_path: Path) -> None:
+    model, new = llm
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    learn(model, batch(model, new))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    wanted = logits(model, batch(model, new))
+    plain_llm(model).save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, use_safetensors=True)
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    torch.testing.assert_close(logits(loaded, batch(model, new)), wanted, rtol=0, atol=1e-5)
+
+
 def test_a_seed_decides_the_adapter(llm_folders) -> None:
     found = []
     for seed in (1, 1, 2):
@@ -291,9 +383,10 @@ def test_an_elm_lets_the_adapter_learn_and_nothing_below(llm_folders) -> None:
     add_ecg_tokens(model, tokenizer, ["<ecg_token>"], seed=1)
     add_lora(model, LoraConfig(rank=2), [], seed=0)  # a placeholder's row is never read
     elm = Elm(model)
-    counts = elm.set_trainable(["llm"])
+    learning = elm.set_trainable(["llm"])
     # GPT-2, width 32: c_attn 32→96, c_proj 32→32, c_fc 32→128, c_proj 128→32, rank 2, two layers
-    assert counts == {"llm": 2 * 2 * (128 + 64 + 160 + 160)}
+    assert learning.counts == {"llm": 2 * 2 * (128 + 64 + 160 + 160), "embeddings": 0}
+    assert (learning.train, learning.frozen, learning.lora) == ((), ("embeddings",), ("llm",))
     with pytest.raises(ConfigError, match=r"train\.parts leaves llm out"):
         elm.set_trainable([])
     for parameter in model.parameters():

@@ -10,7 +10,7 @@ from torch import nn
 
 from ecglm.errors import ConfigError
 from ecglm.models.checkpoint import Bundle, from_pretrained
-from ecglm.models.elm import PARTS, Elm
+from ecglm.models.elm import Elm
 from ecglm.prompts.collate import collate
 from ecglm.prompts.data import EcgSource
 from ecglm.store.reader import SegmentStore
@@ -94,34 +94,42 @@ def test_a_placeholder_needs_an_encoder() -> None:
         Elm(nn.Linear(1, 1), placeholder_id=3)
 
 
-@pytest.mark.parametrize("part", PARTS)
+SINGLE = ("encoder", "connector", "llm", "embeddings")
+
+
+@pytest.mark.parametrize("part", SINGLE)
 @pytest.mark.parametrize("alone", [True, False], ids=["only", "all-but"])
 def test_d07_parts_learn_when_they_should_and_only_then(
     bundle: Bundle, examples: list[Example], part: str, alone: bool
 ) -> None:
+    """After one step every weight of a part that learns has changed, and none of a frozen one has."""
     elm = bundle.elm
-    learning = [p for p in PARTS if (p == part) is alone]
-    counts = elm.set_trainable(learning)
+    assert elm.parts == SINGLE
+    named = [p for p in SINGLE if (p == part) is alone]
+    wanted = {*named, *(["embeddings"] if "llm" in named else [])}
+    learning = elm.set_trainable(named)
+    assert (set(learning.train), set(learning.frozen), learning.lora) == (wanted, set(SINGLE) - wanted, ())
     elm.train()
     before = {k: v.clone() for k, v in elm.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in elm.parameters() if p.requires_grad], lr=1e-3)
     sft(elm, collate(examples, pad_id=0)).backward()
     optimizer.step()
     changed = {k for k, v in elm.state_dict().items() if not torch.equal(v, before[k])}
-    for name in PARTS:
-        weights = {k for k in before if k.startswith(f"{name}.")}
+    own = {  # written out here: the tiny LLM's output shares the table of its input
+        "encoder": {k for k in before if k.startswith("encoder.")},
+        "connector": {k for k in before if k.startswith("connector.")},
+        "embeddings": {"llm.model.embed_tokens.weight", "llm.lm_head.weight"},
+    }
+    own["llm"] = {k for k in before if k.startswith("llm.")} - own["embeddings"]
+    assert changed == set().union(*(own[p] for p in wanted))
+    parameters = dict(elm.named_parameters())
+    for name in SINGLE:
+        number = sum(parameters[k].numel() for k in own[name] & parameters.keys()) if name in wanted else 0
+        assert learning.counts[name] == number, name
+    for name in ("encoder", "connector", "llm"):  # D7: a frozen part's dropout and norms stand still
         module: Any = getattr(elm, name)
-        if name in learning:
-            # every weight moves; buffers (the scale of an encoder's tokens) are not learned
-            own = {f"{name}.{k}" for k, _ in module.named_parameters(remove_duplicate=False)}
-            assert weights & changed == own, name
-            assert counts[name] == sum(p.numel() for p in module.parameters())
-            assert module.training
-        else:
-            assert not weights & changed, name
-            assert counts[name] == 0
-            assert not any(m.training for m in module.modules())  # D7: its dropout and norms stand still
-    elm.set_trainable(PARTS)
+        assert all(m.training is (name in wanted) for m in module.modules()), name
+    elm.set_trainable(SINGLE)
     elm.train()
     assert all(m.training for m in elm.modules())
 
@@ -132,4 +140,4 @@ def test_unknown_or_absent_parts_are_refused(bundle: Bundle, symbols_run) -> Non
     symbols = from_pretrained(symbols_run / "best").elm
     with pytest.raises(ConfigError, match=r"no encoder.*train\.parts"):
         symbols.set_trainable(["encoder"])
-    assert set(symbols.set_trainable(["llm"])) == {"llm"}
+    assert symbols.set_trainable(["llm"]).train == ("llm", "embeddings") == symbols.parts

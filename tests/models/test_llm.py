@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ecglm.errors import ConfigError
-from ecglm.models.llm import PAD, add_ecg_tokens, load_llm, tiny_llm, train_tokenizer
+from ecglm.models.elm import Elm
+from ecglm.models.llm import PAD, add_ecg_tokens, load_llm, tiny_llm, train_tokenizer, use_attention
 from ecglm.prompts.chat import chat_format
 
 CORPUS = [f"The heart rate is {n} bpm." for n in range(40, 180)] + ["sinus rhythm", "atrial fibrillation, Achsenlage"]
@@ -199,3 +201,155 @@ def test_weights_that_could_run_code_are_not_read(tmp_path: Path, llm_folders: d
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04never read")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_llm(str(folder))
+
+
+SMALL = {"vocab_size": 120, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+ROTARY = SMALL | {"hidden_size": 32, "intermediate_size": 48, "num_key_value_heads": 2, "initializer_range": 0.3}
+GEMMA = ROTARY | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4}
+#: Every family by its class, in small; windows shorter than the texts where a family has them.
+MADE = {
+    "Llama": ROTARY,
+    "Qwen2": ROTARY,
+    "Qwen3": ROTARY | {"head_dim": 8},
+    "Gemma2": GEMMA,
+    "Gemma3Text": GEMMA | {"layer_types": ["sliding_attention", "full_attention"]},
+    "GPT2": {"vocab_size": 120, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.3},
+    "OPT": SMALL | {"hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 16, "init_std": 0.3},
+    "Mistral": ROTARY | {"head_dim": 8, "sliding_window": 4},
+    "Phi3": ROTARY | {"pad_token_id": 0, "sliding_window": 4},
+}
+HEADS = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel"}
+
+
+def small(family: str):
+    """A model of a family with random weights, in evaluation mode; it never ends an answer by itself."""
+    config = getattr(transformers, f"{family}Config")(**MADE[family], bos_token_id=None, eos_token_id=None)
+    torch.manual_seed(0)
+    return getattr(transformers, HEADS.get(family, f"{family}ForCausalLM"))(config).eval()
+
+
+@pytest.mark.parametrize("family", MADE)
+def test_embedded_ids_are_read_as_the_llm_reads_ids(family: str) -> None:
+    """A family that scales its embeddings (Gemma, by the square root of the width) does so once."""
+    llm = small(family)
+    elm = Elm(llm).eval()
+    ids = torch.randint(1, 120, (3, 20), generator=torch.Generator().manual_seed(0))
+    ones = torch.ones_like(ids)
+    with torch.no_grad():
+        wanted = llm(input_ids=ids).logits
+        found = elm(ids, ones, torch.arange(20).expand(3, 20))
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    table = llm.get_input_embeddings().weight
+    scale = 32**0.5 if family.startswith("Gemma") else 1.0
+    torch.testing.assert_close(elm.embed(ids), table[ids] * scale, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma2", "Gemma3Text", "GPT2"])
+def test_an_ecgs_vectors_are_read_as_they_are(family: str) -> None:
+    """What the connector gives stands in the placeholder's place unscaled, also where the text's rows are scaled."""
+
+    class Encoder(torch.nn.Module):
+        dim, num_tokens = 32, 2
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    elm = Elm(small(family), Encoder(), torch.nn.Identity(), 7).eval()
+    ids = torch.tensor([[3, 7, 7, 5], [7, 7, 9, 9]])
+    vectors = torch.randn(2, 2, 32, generator=torch.Generator().manual_seed(1))
+    embedded = elm.embed(ids, vectors)
+    assert torch.equal(embedded[0, 1:3], vectors[0]) and torch.equal(embedded[1, :2], vectors[1])
+
+
+@pytest.mark.parametrize("family", MADE)
+def test_greedy_answers_are_the_same_from_ids_alone_and_in_a_batch(family: str) -> None:
+    llm = small(family)
+    elm = Elm(llm).eval()
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(1, 120, (1, n), generator=generator) for n in (3, 7, 12)]
+    wanted = [llm.generate(p, attention_mask=torch.ones_like(p), **options)[0, p.shape[1] :] for p in prompts]
+    assert len({tuple(w.tolist()) for w in wanted}) == 3
+    width = 12
+    ids = torch.cat([torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in prompts])
+    mask = torch.cat([torch.nn.functional.pad(torch.ones_like(p), (width - p.shape[1], 0)) for p in prompts])
+    with torch.no_grad():
+        together = llm.generate(inputs_embeds=elm.embed(ids), attention_mask=mask, **options)
+        alone = [
+            llm.generate(inputs_embeds=elm.embed(p), attention_mask=torch.ones_like(p), **options)[0] for p in prompts
+        ]
+    assert [t.tolist() for t in together] == [w.tolist() for w in wanted] == [a.tolist() for a in alone]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text", "GPT2"])
+def test_attention_can_be_chosen_and_changes_nothing_but_speed(family: str) -> None:
+    llm = small(family)
+    ids = torch.randint(1, 120, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = {}
+        for name in ("eager", "sdpa"):
+            use_attention(llm, name)
+            assert llm.config._attn_implementation == name
+            found[name] = llm(input_ids=ids).logits
+    torch.testing.assert_close(found["eager"], found["sdpa"], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"model\.attention: .* cannot be used.*use auto"):
+        use_attention(llm, "flash_attention_2")
+
+
+def test_weights_can_be_held_in_half_precision(llm_folders: dict[str, Path]) -> None:
+    half, _ = load_llm(str(llm_folders["qwen2"]), dtype="bfloat16")
+    full, _ = load_llm(str(llm_folders["qwen2"]))
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    for name, weight in full.named_parameters():
+        assert torch.equal(half.get_parameter(name), weight.bfloat16()), name
+
+
+def test_a_padding_token_made_here_is_never_learned(llm_folders: dict[str, Path]) -> None:
+    """GPT-2 has none: ours is a token of its own, so that padding and the end of an answer stay apart."""
+    from ecglm.prompts.collate import collate
+    from ecglm.prompts.examples import IGNORE, Prompter
+    from ecglm.types import Turn
+
+    model, tokenizer = load_llm(str(llm_folders["gpt2"]))
+    add_ecg_tokens(model, tokenizer, NEW, seed=1)
+    prompter = Prompter.create(tokenizer, chat_format("auto", tokenizer), NEW)
+    talks = [[Turn("user", "Rate?"), Turn("assistant", a)] for a in ("no", "sinus rhythm, 72 bpm, and so on")]
+    batch = collate([prompter.build(str(n), t, []) for n, t in enumerate(talks)], pad_id=tokenizer.pad_token_id)
+    padding = batch["attention_mask"] == 0
+    assert padding.any() and (batch["input_ids"][padding] == tokenizer.pad_token_id).all()
+    assert (batch["labels"][padding] == IGNORE).all()
+    assert not (batch["labels"] == tokenizer.pad_token_id).any()
+    assert (batch["labels"] == tokenizer.eos_token_id).sum() == 2  # each answer's end is
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_an_elm_in_half_precision_learns_answers_and_comes_back(family: str, world, llm_folders, tmp_path) -> None:
+    """The LLM in bfloat16; encoder and connector beside it in single precision."""
+    from ecglm.models.checkpoint import ModelConfig, create, from_pretrained, save_pretrained
+    from ecglm.models.generate import generate
+    from ecglm.prompts.collate import collate
+    from ecglm.prompts.data import EcgSource
+    from ecglm.representations.signal import SignalRepresentation
+    from ecglm.store.reader import SegmentStore
+    from ecglm.training.objectives.sft import sft
+
+    config = ModelConfig(
+        llm=str(llm_folders[family]), dtype="bfloat16", encoder_options={"widths": [16], "stem_stride": 4}, max_len=200
+    )
+    bundle = create(config, SignalRepresentation(num_tokens=4, num_samples=250), {"rate": 50}, [], seed=0)
+    ecgs = EcgSource([SegmentStore(world.store)], bundle.representation)
+    rows = world.conversations()[:3]
+    shown = [[ecgs.encode(e) for e in r.ecgs] for r in rows]
+    examples = [bundle.prompter.build(r.id, r.turns, e) for r, e in zip(rows, shown, strict=True)]
+    bundle.elm.set_trainable(["encoder", "connector", "llm"])
+    sft(bundle.elm, collate(examples, pad_id=bundle.prompter.tokenizer.pad_token_id)).backward()
+    kinds = {name.partition(".")[0]: p.dtype for name, p in bundle.elm.named_parameters()}
+    assert kinds == {"llm": torch.bfloat16, "encoder": torch.float32, "connector": torch.float32}
+    assert all(bool(p.grad.isfinite().all()) for p in bundle.elm.connector.parameters())
+    asked = [bundle.prompter.build(r.id, r.turns[:1], e, generate=True) for r, e in zip(rows, shown, strict=True)]
+    wanted = generate(bundle.elm, bundle.prompter, asked, max_new_tokens=5)
+    save_pretrained(bundle, tmp_path / "checkpoint")
+    again = from_pretrained(tmp_path / "checkpoint")
+    assert again.elm.llm.dtype == torch.bfloat16
+    assert generate(again.elm, again.prompter, asked, max_new_tokens=5) == wanted

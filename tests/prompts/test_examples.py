@@ -78,8 +78,8 @@ def test_shared_prefix_equals_the_examples_apart(prompter: Prompter) -> None:
     assert len(joined.input_ids) < sum(len(e.input_ids) for e in examples)
     llm = tiny_llm(prompter.tokenizer, hidden=32, num_layers=2, num_heads=2).eval()
 
-    def model(input_ids, attention_mask, position_ids, ecg, logits_to_keep):
-        del ecg
+    def model(input_ids, attention_mask, position_ids, logits_to_keep, **ecgs):
+        assert not any(shown is not None for shown in ecgs.values())
         return llm(
             input_ids=input_ids,
             attention_mask=attention_mask,

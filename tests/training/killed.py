@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import torch
 
 from ecglm import config as strict
+from ecglm.errors import EcglmError
 from ecglm.models import checkpoint
-from ecglm.training import run, trainer
+from ecglm.training import resume, run, stateful, trainer
 from ecglm.training.recipe import Recipe
 
 
@@ -37,16 +39,16 @@ def arm(point: str) -> None:
     if what == "step":  # in the middle of an epoch, step number+1 begun, nothing of it on disk
         before(trainer.ElmTrainer, "training_step", 0, step=int(number))
     elif what == "optimizer":  # a state half written: weights are there, the rest is not
-        before(trainer, "save_optimizer", int(number))
+        before(stateful, "save_optimizer", int(number))
     elif what == "state":  # everything of a state is there but its manifest
-        original = trainer.write_manifest
+        original = resume.write_manifest
         calls = []
 
         def state_manifest(*args, **kwargs):
             calls.append(1)
             return die() if len(calls) == int(number) else original(*args, **kwargs)
 
-        trainer.write_manifest = state_manifest
+        resume.write_manifest = state_manifest
     elif what == "best":  # while a better checkpoint is written: its temporary folder stays behind
         save, calls = checkpoint.save_file, []
 
@@ -56,6 +58,16 @@ def arm(point: str) -> None:
             return die() if len(calls) == 2 * int(number) - 1 else save(*args, **kwargs)
 
         checkpoint.save_file = torn
+    elif what == "full":  # the disk is full from the state number ``number`` on
+        save, calls = stateful.StatefulTrainer._save_checkpoint, []
+
+        def limited(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == int(number):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+            return save(*args, **kwargs)
+
+        stateful.StatefulTrainer._save_checkpoint = limited
     elif what == "end":  # after the last step, before the run's manifest
         before(run, "_loss_curve", int(number))
 
@@ -67,7 +79,10 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             arm(point)
-            run.train(recipe, folder / point, say=lambda text: None)
+            try:
+                run.train(recipe, folder / point, say=lambda text: None)
+            except EcglmError as error:
+                (folder / f"{point}.txt").write_text(str(error))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(point, os.WTERMSIG(status) if os.WIFSIGNALED(status) else "ended", flush=True)

@@ -155,6 +155,11 @@ def test_a_file_that_an_option_names_counts_by_what_it_holds(world, symbols_run:
         train(replace(moved, symbols=replace(options, tokenizer=None)), tmp_path / "run", say=quiet)
 
 
+def test_an_unknown_objective_is_refused(world, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no objectives named 'sf'.*did you mean 'sft'"):
+        train(world.recipe(objective="sf"), tmp_path / "run", say=quiet)
+
+
 @pytest.mark.parametrize("one, other", [("train", "val"), ("train", "test"), ("val", "test")])
 def test_d01_a_patient_in_two_splits_is_refused(world, tmp_path: Path, one: str, other: str) -> None:
     rows = world.conversations()
@@ -177,7 +182,7 @@ def test_a_split_without_conversations_is_refused(world, tmp_path: Path, missing
         train(recipe, tmp_path / "run", say=quiet)
 
 
-def test_rejects_are_written_counted_and_add_up(world, tmp_path: Path) -> None:
+def test_d15_rejects_are_written_counted_and_add_up(world, tmp_path: Path) -> None:
     rows = world.conversations()
     number = {split: sum(c.split == split for c in rows) for split in ("train", "val")}
     first = rows[0]
@@ -277,19 +282,98 @@ def test_the_last_step_is_evaluated_once(world, tmp_path: Path, max_steps: int, 
     assert (run / "loss.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(world, tmp_path: Path, monkeypatch, bad) -> None:
+def break_losses(monkeypatch, bad: float, calls_to_break: set[int]) -> None:
+    """The loss of these calls (from 1) times ``bad``."""
     compute, calls = trainer.ElmTrainer.compute_loss, []
 
     def broken(self, *args, **kwargs):
         calls.append(1)
-        return compute(self, *args, **kwargs) * (bad if len(calls) == 4 else 1.0)
+        return compute(self, *args, **kwargs) * (bad if len(calls) in calls_to_break else 1.0)
 
     monkeypatch.setattr(trainer.ElmTrainer, "compute_loss", broken)
-    with pytest.raises(EcglmError, match=r"training loss is (nan|inf) at step 4; lower train\.lr"):
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_losses_that_are_no_numbers_are_left_out_named_and_counted(world, tmp_path: Path, monkeypatch, bad) -> None:
+    break_losses(monkeypatch, bad, {2, 4})
+    said: list[str] = []
+    run = train(world.recipe(max_bad_steps=1), tmp_path / "run", say=said.append).path
+    rows = read_jsonl(run / "metrics.jsonl")
+    assert [r["step"] for r in rows if "skipped" in r] == [2, 4]
+    assert [r["step"] for r in rows if "loss" in r] == [1, 3, 5, 6]
+    assert all(math.isfinite(v) for row in rows for v in row.values() if not isinstance(v, str))
+    skipped = read_jsonl(run / "skipped.jsonl")
+    used = {c.ecgs[0] for c in world.conversations("train")}
+    assert [(r["step"], r["reason"]) for r in skipped] == [(2, "loss_not_finite"), (4, "loss_not_finite")]
+    assert all(len(r["ids"]) == 4 and set(r["ids"]) <= used for r in skipped)
+    assert read_manifest(run, "training-run")["counts"]["training"] == {"steps_skipped:loss_not_finite": 2}
+    assert "steps_skipped:loss_not_finite: 2" in said
+    for weight in from_pretrained(run / "best").elm.parameters():
+        assert bool(torch.isfinite(weight).all())
+
+
+def test_too_many_losses_that_are_no_numbers_in_a_row_end_the_run(world, tmp_path: Path, monkeypatch) -> None:
+    break_losses(monkeypatch, float("nan"), {3, 4, 5})
+    with pytest.raises(
+        EcglmError, match=r"step 5: loss_not_finite for the 3\. time in a row .*skipped\.jsonl.*lower"
+    ) as e:
+        train(world.recipe(max_bad_steps=2), tmp_path / "run", say=quiet)
+    assert "\n" not in str(e.value) and "synthetic/" in str(e.value)
+    assert [r["step"] for r in read_jsonl(tmp_path / "run" / "skipped.jsonl")] == [3, 4, 5]
+
+
+def test_a_step_with_nothing_to_learn_from_is_left_out_and_counted(world, tmp_path: Path, monkeypatch) -> None:
+    """No answer tokens in any batch of the step: the weights must not move, not even by momentum."""
+    collate, calls = trainer.collate, []
+
+    def unlabelled(rows, **options):
+        batch = collate(rows, **options)
+        calls.append(1)
+        if len(calls) == 2:
+            batch["labels"] = torch.full_like(batch["labels"], -100)
+        return batch
+
+    monkeypatch.setattr(trainer, "collate", unlabelled)
+    run = train(world.recipe(max_steps=3, eval_every=3), tmp_path / "run", say=quiet).path
+    counts = read_manifest(run, "training-run")["counts"]["training"]
+    assert counts == {"batches_without_answer": 1, "steps_skipped:no_answer_tokens": 1}
+    assert read_jsonl(run / "skipped.jsonl")[0]["step"] == 2
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(world, tmp_path: Path, monkeypatch) -> None:
+    answer_loss = trainer.answer_loss
+    monkeypatch.setattr(trainer, "answer_loss", lambda *a: (answer_loss(*a)[0] * float("nan"), 1))
+    with pytest.raises(EcglmError, match=r"the validation loss is nan at step 2; lower train\.lr"):
         train(world.recipe(), tmp_path / "run", say=quiet)
-    for row in read_jsonl(tmp_path / "run" / "metrics.jsonl"):
-        assert all(math.isfinite(v) for v in row.values())
+
+
+def test_before_the_first_step_a_run_says_what_learns_and_how(world, tmp_path: Path) -> None:
+    said: list[str] = []
+    run = train(world.recipe(parts=("connector",), device="cpu"), tmp_path / "run", say=said.append).path
+    elm = from_pretrained(run / "best").elm
+    own = sum(p.numel() for p in elm.connector.parameters())
+    everything = sum(p.numel() for p in elm.parameters())
+    first = next(i for i, line in enumerate(said) if line.startswith("step "))
+    told = said[:first]
+    assert f"learns: connector {own:,} of {own:,}" in told
+    assert f"{own:,} of {everything:,} weights learn" in told
+    assert any(line.startswith("language model tiny: float32, attention sdpa") for line in told)
+    assert "cpu: 6 steps of 4 rows, adamw, cosine to a peak of 0.005 at step 1" in told
+
+
+def test_questions_without_an_ecg_train_beside_those_with_one_and_are_counted(world, tmp_path: Path) -> None:
+    rows = world.conversations()
+    first = rows[0]
+    for i in range(2):
+        asked = (Turn("user", f"What is a QRS complex, in {i} words?"), Turn("assistant", "A wave."))
+        rows.append(replace(first, id=f"text{i}", ecgs=(), patients=(), turns=asked))
+    data = world.write(tmp_path / "rows.parquet", rows)
+    recipe = world.recipe(batch_size=1, max_steps=10, eval_every=10, parts=("encoder", "connector"))
+    recipe = replace(recipe, data=replace(recipe.data, files=(str(data),)))
+    run = train(recipe, tmp_path / "run", say=quiet).path
+    assert read_manifest(run, "training-run")["counts"]["training"] == {"rows_without_ecg": 2}
+    alone = [r for r in read_jsonl(run / "metrics.jsonl") if r.get("without_ecg")]
+    assert len(alone) == 2 and all(r["grad_norm"] == 0 and r["loss"] > 0 for r in alone)
 
 
 def test_every_epoch_has_its_own_order_and_uses_everything_once(world, tmp_path: Path, monkeypatch) -> None:
@@ -328,7 +412,8 @@ def test_limit_takes_so_many_training_conversations(world, tmp_path: Path) -> No
 
 def test_what_a_run_leaves(world, signal_run: Path) -> None:
     names = {p.relative_to(signal_run).parts[0] for p in signal_run.rglob("*")}
-    assert names == {"best", "manifest.json", "plan.json", "metrics.jsonl", "loss.png", "recipe.yaml"}
+    assert names == {"best", "manifest.json", "plan.json", "metrics.jsonl", "speed.jsonl", "loss.png", "recipe.yaml"}
     manifest = json.loads((signal_run / "manifest.json").read_text())
-    assert "recipe.yaml" not in manifest["outputs"] and "best/ecg.safetensors" in manifest["outputs"]
+    assert {"recipe.yaml", "speed.jsonl"}.isdisjoint(manifest["outputs"]) and "metrics.jsonl" in manifest["outputs"]
+    assert "best/ecg.safetensors" in manifest["outputs"]
     assert str(world.folder) not in (signal_run / "manifest.json").read_text()  # the same bytes wherever it lies

@@ -14,7 +14,6 @@ from ecglm.errors import EcglmError
 from ecglm.models.checkpoint import Bundle
 from ecglm.models.elm import Elm
 from ecglm.models.generate import generate
-from ecglm.prompts.chat import Piece, encode_piece
 from ecglm.prompts.examples import Prompter
 from ecglm.representations.pictures import Pooling
 from ecglm.types import ECG_MARK, LEADS, EcgInput, Example, Turn
@@ -110,19 +109,11 @@ def layout(prompter: Prompter, turns: Sequence[Turn], ecg: EcgInput, example: Ex
     shown = list(turns)
     if prompter.system and "dropped_system" not in example.truncated:
         shown.insert(0, Turn("system", prompter.system))
+    kinds = [{"user": "question", "assistant": "answer"}.get(t.role, t.role) for t in prompter.chat.turns(shown)]
     found: list[Position] = []
-    kinds = [{"user": "question", "assistant": "answer"}.get(turn.role, turn.role) for turn in shown]
-    if kinds[0] == "system" and prompter.chat.system == "merge":  # it then stands in the first user turn
-        kinds = kinds[1:]
-    for piece in prompter.chat.pieces(shown):
-        parts = [(encode_piece(prompter.tokenizer, piece), "control")] if piece.kind == "control" else []
-        if piece.kind == "text":
-            parts = [(encode_piece(prompter.tokenizer, piece), kinds[piece.turn])]
-        elif piece.kind == "ecg":
-            words = encode_piece(prompter.tokenizer, Piece("text", ecg.text, False, piece.turn)) if ecg.text else []
-            parts = [([prompter.ecg_ids[t] for t in ecg.token_ids], "ecg"), (words, "words")]
-        for ids, kind in parts:
-            found += [Position(prompter.tokenizer.decode([i]), kind) for i in ids]
+    for piece, ids in prompter.spell(shown, [ecg]):
+        kind = kinds[piece.turn] if piece.kind == "text" else piece.kind
+        found += [Position(prompter.tokenizer.decode([i]), kind) for i in ids]
     if len(found) != len(example.input_ids):
         raise EcglmError(f"the sequence is longer than the model takes ({prompter.max_len} tokens); ask a shorter one")
     return found
@@ -159,7 +150,8 @@ def attention_rows(elm: Elm, example: Example, queries: np.ndarray) -> np.ndarra
             found.append(wanted @ weights[0].double().mean(dim=0))
 
     ecg = None if example.ecg is None else torch.from_numpy(example.ecg)
-    embeds = elm.embed(torch.from_numpy(example.input_ids)[None].to(elm.device), ecg)
+    image = None if example.image is None else torch.from_numpy(example.image)
+    embeds = elm.embed(torch.from_numpy(example.input_ids)[None].to(elm.device), ecg, image)
     with _eager(elm.llm), _hooked(elm.llm, take):
         elm.llm(inputs_embeds=embeds, use_cache=False, logits_to_keep=1)
     if len(found) != elm.llm.config.num_hidden_layers:
@@ -199,8 +191,9 @@ def _on_the_ecg(
     """Weights ``(num_rows, num_ids)`` over samples, over patches, and which samples are seen at all."""
     representation, encoder = bundle.representation, bundle.elm.encoder
     nothing = np.zeros((len(LEADS), np.shape(segment)[1]), bool)
-    if weights.shape[1] == 0:  # the ECG is told in words alone
-        return None, None, nothing
+    told = weights.shape[1] == 0  # the ECG is told in words alone
+    if told or bundle.elm.image_encoder is not None or getattr(bundle.elm.connector, "resamples", False):
+        return None, None, nothing  # two inputs, or tokens that each look at the whole ECG, have no one place
     both = np.vstack([weights, np.ones(weights.shape[1])])  # the last row: whatever any token stands for
     if representation.gives == "image" and encoder is not None:
         size: tuple[int, int] = representation.input_shape[1:]

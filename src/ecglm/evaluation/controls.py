@@ -23,13 +23,15 @@ PERTURB = "perturb-"
 class Control:
     """One condition. ``segment`` changes the signal; ``swaps``: the ECG shown is another patient's (``swap_partners``);
     ``removes_ecg``: nothing is shown and the marks leave the text (``remove_marks``); ``perturbs``: the effect
-    (``representations/augment.py``) that disturbs the patient's own ECG, which is no control but a robustness test."""
+    (``representations/augment.py``) that disturbs the patient's own ECG, which is no control but a robustness test;
+    ``hides``: the modality, ``signal`` or ``image``, that a model with two encoders goes without, likewise."""
 
     title: str
     segment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     swaps: bool = False
     removes_ecg: bool = False
     perturbs: str = ""
+    hides: str = ""
 
 
 def _blank(segment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -45,14 +47,16 @@ register("controls", "blank")(Control("blank ECG", _blank))
 register("controls", "noise")(Control("noise", _noise))
 register("controls", "swap")(Control("another patient's ECG", swaps=True))
 register("controls", "no-ecg")(Control("no ECG (text only)", removes_ecg=True))
+register("controls", "no-signal")(Control("picture alone", hides="signal"))
+register("controls", "no-image")(Control("signal alone", hides="image"))
 for _name in registry.names("augmentations"):
     _effect: Effect = registry.get("augmentations", _name)
     register("controls", PERTURB + _name)(Control(_effect.title, perturbs=_name))
 
 
 def is_perturbation(name: str) -> bool:
-    """Whether a condition shows the patient's own ECG, disturbed: such a one says nothing about reading the ECG."""
-    return name.startswith(PERTURB)
+    """Whether a condition shows the patient's own ECG, disturbed or in part: it says nothing about reading the ECG."""
+    return name.startswith(PERTURB) or name in ("no-signal", "no-image")
 
 
 def apply_control(name: str, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> np.ndarray:
@@ -60,7 +64,8 @@ def apply_control(name: str, segment: np.ndarray, rate: int, *, seed: int, row_i
 
     ``blank``: zeros. ``noise``: Gaussian, mean zero, each lead's own standard deviation, seeded by seed and row id
     (give each ECG of a row its own id). ``swap``: hand in the partner's segment, it comes back as it is. ``perturb-…``:
-    the effect at its fixed severity, seeded likewise. ``no-ecg`` shows no segment (use ``remove_marks`` on the text):
+    the effect at its fixed severity, seeded likewise. ``no-signal``, ``no-image``: the segment as it is (what is hidden
+    is the representation's). ``no-ecg`` shows no segment (use ``remove_marks`` on the text):
     asking for one is an EcglmError, like an unknown name. rate: Hz.
     """
     control: Control = registry.get("controls", name)

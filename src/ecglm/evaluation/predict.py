@@ -115,6 +115,7 @@ def predict(
             chosen = _limit(conversations, limit)
             bundle = from_pretrained(model)
             _check_pipeline(bundle, opened)
+            _check_modalities(bundle, controls)
             if not allow_seen:
                 _check_unseen(bundle, chosen, data)
             partners: dict[str, str] = {}
@@ -169,6 +170,13 @@ def _try_perturbations(controls: Sequence[str], stores: Sequence[SegmentStore]) 
     for control in filter(is_perturbation, controls):
         for store in stores:
             apply_control(control, np.zeros((12, store.seg_len)), store.rate, seed=0, row_id="")
+
+
+def _check_modalities(bundle: Bundle, controls: Sequence[str]) -> None:
+    """What a control hides must be one of two."""
+    for control in controls:
+        if registry.get("controls", control).hides and not hasattr(bundle.representation, "image_placeholder"):
+            raise EcglmError(f"control '{control}' hides one of two inputs, but this model reads one; leave it out")
 
 
 def _check_unseen(bundle: Bundle, conversations: Sequence[Conversation], data: str | Path) -> None:
@@ -279,7 +287,9 @@ class _Answerer:
                 if control is not None:
                     row_id = f"{job.conversation.id}/{number}"
                     segment = apply_control(job.control, segment, rate, seed=self.seed, row_id=row_id)
-                shown.append(self.bundle.representation(segment, rate))
+                ecg = self.bundle.representation(segment, rate)
+                hidden = "" if control is None else control.hides
+                shown.append(self.bundle.representation.without(ecg, hidden) if hidden else ecg)
             except RejectedRecord as error:
                 return str(error)
         return shown

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,33 +15,10 @@ from torch.nn import functional
 
 from ecglm.errors import ConfigError, EcglmError, nearest
 from ecglm.files import read_json, write_json
+from ecglm.models.config import LoraConfig as LoraConfig
 
 WEIGHTS, FACTS = "adapter.safetensors", "adapter.json"
 _LAYER = re.compile(r"(?:^|\.)\d+\.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Adapt a pretrained LLM by LoRA (arXiv 2106.09685): its own weights stand still, ``alpha / rank`` × B A is added.
-
-    targets: linear layers by the end of their name (q_proj, v_proj, …); none: all inside the transformer's layers.
-    train_new_embeddings: which rows of the ECG's new tokens learn: ``none``, ``input``, or ``input_output``. Where the
-    model's output shares the input's table (tied), a row is one and the same in both, and learns from both.
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.05
-    targets: tuple[str, ...] = ()
-    train_new_embeddings: Literal["none", "input", "input_output"] = "input"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"model.lora.rank must be 1 or more, found {self.rank}")
-        if not self.alpha > 0:
-            raise ValueError(f"model.lora.alpha must be above 0, found {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.lora.dropout must be at least 0 and below 1, found {self.dropout}")
 
 
 class NewRows(nn.Module):
@@ -90,7 +66,7 @@ class NewOutputRows(NewRows):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self.base_layer(hidden)
         bias = getattr(self.base_layer, "bias", None)
-        new = functional.linear(hidden, self.rows, None if bias is None else bias[self.ids])
+        new = functional.linear(hidden, self.rows.to(hidden.dtype), None if bias is None else bias[self.ids])
         return logits.index_copy(-1, self.ids, new.to(logits.dtype))
 
 
@@ -108,25 +84,60 @@ def add_lora(llm: Any, config: LoraConfig, new_ids: Sequence[int], seed: int) ->
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]
         lora_dropout=config.dropout,
+        use_dora=config.dora,
+        use_rslora=config.rank_stabilised,
         target_modules=targets,
         fan_in_fan_out=fan_in_fan_out,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(peft_config, llm)
+    for _, weight in adapter_weights(llm):  # small steps would be lost in half precision
+        weight.data = weight.data.float()
+    if config.where == "ecg":
+        _add_gate(llm)
     if new_ids and config.train_new_embeddings != "none":
         _add_new_rows(llm, sorted(new_ids), output=config.train_new_embeddings == "input_output")
     freeze_base(llm)
+
+
+class EcgGate:
+    """Lets adapters act at the positions ``at`` alone: bool ``(batch, length)``, set before the LLM reads them.
+
+    What it reads without (a generated token, say) passes as the LLM's own weights have it.
+    """
+
+    at: torch.Tensor | None = None
+
+    def __call__(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        at = self.at
+        if at is None or at.numel() != output.shape[:-1].numel():
+            return torch.zeros_like(output)
+        return output * at.reshape(*output.shape[:-1], 1).to(output.dtype)
+
+
+def _add_gate(llm: Any) -> None:
+    llm.ecg_gate = EcgGate()
+    for module in llm.modules():
+        if hasattr(module, "lora_B"):
+            for matrix in module.lora_B.values():
+                matrix.register_forward_hook(llm.ecg_gate)
+
+
+def ecg_gate(llm: Any) -> EcgGate | None:
+    """The gate of an LLM whose adapters act at the ECG's positions alone (``model.lora.where: ecg``), else None."""
+    gate = getattr(llm, "ecg_gate", None)
+    return gate if isinstance(gate, EcgGate) else None
 
 
 def _add_new_rows(llm: Any, ids: list[int], *, output: bool) -> None:
     embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     where = torch.tensor(ids, device=embedding.weight.device)
-    rows = nn.Parameter(embedding.weight.detach()[where].clone())
+    rows = nn.Parameter(embedding.weight.detach()[where].float())
     llm.set_input_embeddings(NewInputRows(embedding, where, rows))
     if head is not None and (tied or output):
-        own = rows if tied else nn.Parameter(head.weight.detach()[where].clone())
+        own = rows if tied else nn.Parameter(head.weight.detach()[where].float())
         llm.set_output_embeddings(NewOutputRows(head, where, own))
 
 
@@ -174,7 +185,8 @@ def adapter_weights(llm: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def plain_llm(llm: Any) -> Any:
     """An adapted LLM as an ordinary one of its class, adapters merged in, for saving; any other LLM as it is.
 
-    The adapted one is left alone. Weights that the adapters do not touch are shared with it, not copied.
+    The adapted one is left alone. Weights that the adapters do not touch are shared with it, not copied. Adapters that
+    act at the ECG's positions alone cannot be merged: then it is the LLM without them (``save_adapter`` keeps them).
     """
     if not is_adapted(llm):
         return llm
@@ -190,9 +202,8 @@ def plain_llm(llm: Any) -> Any:
         if rest == "weight":
             if isinstance(layer, NewRows):
                 weight = layer.weight
-            else:
-                delta = layer.get_delta_weight(layer.active_adapters[0])
-                weight = weight + delta.detach().to(weight.dtype)
+            elif ecg_gate(llm) is None:
+                weight = _merged(layer, weight)
         state[f"{owner}.{rest}"] = weight
     with torch.device("meta"):
         plain = type(llm)(llm.config)
@@ -200,6 +211,17 @@ def plain_llm(llm: Any) -> Any:
     plain.tie_weights()
     plain.generation_config = llm.generation_config
     return plain
+
+
+def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+    """The weight that an adapted layer acts with: W + ΔW, and for DoRA m (W + ΔW) / ‖W + ΔW‖ of each output."""
+    name = layer.active_adapters[0]
+    whole = weight.float() + layer.get_delta_weight(name).detach().float()
+    if name in layer.lora_magnitude_vector:
+        inputs, shape = (0, (1, -1)) if layer.fan_in_fan_out else (1, (-1, 1))
+        length = layer.lora_magnitude_vector[name].weight.detach().float()
+        whole = whole * (length / whole.norm(dim=inputs)).reshape(shape)
+    return whole.to(weight.dtype)
 
 
 def save_adapter(llm: nn.Module, folder: Path) -> None:

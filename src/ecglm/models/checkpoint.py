@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, get_token, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -19,62 +20,27 @@ from safetensors.torch import load_file, save_file
 from ecglm import config as strict
 from ecglm.errors import ConfigError, EcglmError, TornOutputError
 from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_errors, write_json, write_manifest
-from ecglm.models.adapters import LoraConfig, add_lora, plain_llm
-from ecglm.models.connector import Connector
+from ecglm.models.access import check_length, choose_attention, read_system
+from ecglm.models.adapters import add_lora, ecg_gate, load_adapter, plain_llm, save_adapter
+from ecglm.models.config import LoraConfig
+from ecglm.models.config import ModelConfig as ModelConfig
+from ecglm.models.config import TinyConfig as TinyConfig
+from ecglm.models.connector import Connector, resamples
 from ecglm.models.elm import Elm
-from ecglm.models.encoders.base import build_encoder
-from ecglm.models.llm import add_ecg_tokens, load_llm, no_bars, tiny_llm, train_tokenizer
-from ecglm.prompts.chat import chat_format
+from ecglm.models.encoder_files import EncoderFile
+from ecglm.models.encoders.signal2vec import Signal2Vec, symbol_names
+from ecglm.models.llm import add_ecg_tokens, load_llm, no_bars, tiny_llm, train_tokenizer, use_attention
+from ecglm.models.towers import build_tower, check_files, learned_from, reads_symbols, resolved, settings_of
+from ecglm.prompts.chat import chat_format, refuse_mismatch
 from ecglm.prompts.examples import Prompter
 from ecglm.representations.base import build_representation
+from ecglm.representations.dual import Dual
 from ecglm.representations.pictures import Pooling
 
 KIND = "checkpoint"
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "ecg.safetensors"
 TRAINED_ON = "trained_on.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TinyConfig:
-    """The small from-scratch language model of ``llm: tiny``."""
-
-    hidden: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    vocab_size: int = 1024
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "num_layers", "num_heads", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.tiny.{name} must be 1 or more, found {getattr(self, name)}")
-        if self.hidden % self.num_heads:
-            raise ValueError(
-                f"model.tiny.hidden must be a multiple of num_heads ({self.num_heads}), found {self.hidden}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """A recipe's ``model`` section. llm: ``tiny``, a hub id or a folder. encoder: what reads the tensor of the
-    representation; empty for none. lora: adapt a pretrained LLM instead of training all of it.
-    init_new_embeddings: how the rows of the ECG's tokens begin, ``mean`` of the LLM's own or ``random``.
-    """
-
-    llm: str = "tiny"
-    tiny: TinyConfig = field(default_factory=TinyConfig)
-    encoder: str | None = "resnet1d"
-    encoder_options: dict[str, Any] = field(default_factory=dict)
-    connector: str = "mlp2x_gelu"
-    chat_format: str = "auto"
-    system: str = ""
-    max_len: int = 1024
-    init_new_embeddings: Literal["mean", "random"] = "mean"
-    lora: LoraConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.lora is not None and self.llm == "tiny":
-            raise ValueError("model.lora adapts a pretrained LLM, and tiny has learned nothing yet; drop model.lora")
 
 
 @dataclass
@@ -98,8 +64,26 @@ class Bundle:
         return sum(p.numel() for p in self.elm.parameters())
 
 
-def create(model: ModelConfig, representation: Any, pipeline: dict[str, Any], texts: list[str], seed: int) -> Bundle:
-    """A new model with random connector (and, for ``tiny``, random everything). texts: corpus for its tokenizer."""
+def create(
+    model: ModelConfig,
+    representation: Any,
+    pipeline: dict[str, Any],
+    texts: list[str],
+    seed: int,
+    symbols: Callable[[int], Iterable[np.ndarray]] | None = None,
+    device: str = "cpu",
+    own_masks: bool = False,
+) -> Bundle:
+    """A new model with random connector (and, for ``tiny``, random everything). texts: corpus for its tokenizer.
+    symbols: number → ``token_ids`` of at most so many training ECGs, for a table of symbols that learns from them.
+    device, own_masks: where it will run, and whether its batches bring masks of their own; they decide the attention.
+
+    An encoder of ``encoder_from`` begins with the weights in that folder, and the model remembers whom it learned from.
+    Raises ConfigError where the run would not show it the ECG as it was shown when it learned, and for a chat format
+    that is not the tokenizer's.
+    """
+    model, files = resolved(read_system(model))
+    check_files(files, representation, pipeline)
     if model.llm == "tiny":
         tokenizer = train_tokenizer(texts, model.tiny.vocab_size)
         add_ecg_tokens(None, tokenizer, representation.added_tokens)
@@ -112,49 +96,107 @@ def create(model: ModelConfig, representation: Any, pipeline: dict[str, Any], te
             seed=seed,
         )
     else:
-        llm, tokenizer = load_llm(model.llm)
-        positions = getattr(llm.config, "max_position_embeddings", None)
-        if positions is not None and model.max_len > positions:
-            most = f"{model.llm} reads at most {positions} tokens"
-            raise ConfigError(f"model.max_len is {model.max_len}, but {most}; lower model.max_len")
+        llm, tokenizer = load_llm(model.llm, dtype=model.dtype)
+        check_length(model, llm.config)
+        refuse_mismatch(tokenizer, chat_format(model.chat_format, tokenizer))
         add_ecg_tokens(llm, tokenizer, representation.added_tokens, seed, init=model.init_new_embeddings)
-    bundle = _bundle(llm, tokenizer, model, representation, pipeline, seed)
+    use_attention(llm, choose_attention(model, llm.config, device=device, own_masks=own_masks))
+    bundle = _bundle(llm, tokenizer, model, representation, pipeline, seed, files)
+    bundle.trained_on = learned_from(files)
+    if isinstance(table := bundle.elm.encoder, Signal2Vec):
+        if symbols is None:
+            raise ConfigError("encoder 'signal2vec' learns from training ECGs before all else, and none are given")
+        table.learn(symbols(table.train_segments))
     if model.lora is not None:
-        # The placeholder's row is never read: the encoder's output stands in its place.
-        symbols = [i for i in bundle.prompter.ecg_ids if i != bundle.elm.placeholder_id]
-        add_lora(llm, model.lora, symbols, seed)
+        _adapt(bundle, model.lora, seed)
     return bundle
 
 
+def _adapt(bundle: Bundle, lora: LoraConfig, seed: int) -> None:
+    """Put adapters into the LLM. A placeholder's row is never read: an encoder's output stands in its place."""
+    if lora.where == "ecg" and bundle.elm.placeholder_id is None:
+        raise ConfigError("model.lora.where ecg adapts the LLM where an encoder's tokens stand, and here are none")
+    symbols = [i for i in bundle.prompter.ecg_ids if i not in bundle.elm.placeholder_ids]
+    add_lora(bundle.elm.llm, lora, symbols, seed)
+
+
 def _bundle(
-    llm: Any, tokenizer: Any, model: ModelConfig, representation: Any, pipeline: dict[str, Any], seed: int
+    llm: Any,
+    tokenizer: Any,
+    model: ModelConfig,
+    representation: Any,
+    pipeline: dict[str, Any],
+    seed: int,
+    files: Mapping[str, EncoderFile] | None = None,
 ) -> Bundle:
     chat = chat_format(model.chat_format, tokenizer)
     prompter = Prompter.create(tokenizer, chat, representation.added_tokens, model.max_len, model.system)
-    encoder = connector = placeholder = None
-    if representation.placeholder is not None:
-        if model.encoder is None:
-            raise ConfigError(f"representation '{representation.name}' feeds an encoder: model.encoder must name one")
-        placeholder = int(tokenizer.get_vocab()[representation.placeholder])
+    parts: dict[str, Any] = {}
+    if representation.placeholder is None and reads_symbols(model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            encoder = build_encoder(
-                model.encoder, input_shape=representation.input_shape, options=model.encoder_options
-            )
-            if hasattr(encoder, "settings"):  # the checkpoint must not need the folder its weights once came from
-                model = replace(model, encoder_options=encoder.settings())  # type: ignore[operator]
-            connector = Connector(
-                model.connector,
-                dim=encoder.dim,  # type: ignore[arg-type]
-                hidden=llm.get_input_embeddings().weight.shape[1],
-                num_tokens=representation.num_tokens,
-                pooling=_pooling(encoder, representation.num_tokens),
-            )
-    return Bundle(Elm(llm, encoder, connector, placeholder), prompter, representation, pipeline, model)
+            parts = _symbol_table(llm, tokenizer, model, representation)
+    elif representation.placeholder is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            parts, model = _towers(llm, tokenizer, model, representation, files or {})
+    elm = Elm(llm, **parts, bidirectional=model.ecg_attention == "bidirectional")
+    return Bundle(elm, prompter, representation, pipeline, model)
+
+
+def _towers(
+    llm: Any, tokenizer: Any, model: ModelConfig, representation: Any, files: Mapping[str, EncoderFile]
+) -> tuple[dict[str, Any], ModelConfig]:
+    """Encoders, connectors and placeholders of the ``Elm``; and settings that name nothing outside the checkpoint."""
+    if model.encoder is None:
+        raise ConfigError(f"representation '{representation.name}' feeds an encoder: model.encoder must name one")
+    hidden = llm.get_input_embeddings().weight.shape[1]
+    vocab = tokenizer.get_vocab()
+    shown: Any = getattr(representation, "main", representation)  # behind which words may stand
+    first = shown.signal if isinstance(shown, Dual) else shown
+    encoder = build_tower(model, first.input_shape, files.get("encoder"))
+    parts: dict[str, Any] = {"encoder": encoder, "placeholder_id": int(vocab[representation.placeholder])}
+    name = model.connector
+    if (image := model.image) is not None:
+        if not isinstance(shown, Dual):
+            raise ConfigError("model.image reads a picture beside the signal: give the sections of both")
+        second = shown.image
+        tower = build_tower(image, second.input_shape, files.get("image"))
+        parts |= {"image_encoder": tower, "image_placeholder_id": int(vocab[shown.image_placeholder])}
+        parts["image_connector"] = _connector(image.connector, tower, hidden, second.num_tokens)
+        if image.shared:
+            name, hidden, parts["shared"] = "linear", tower.dim, True
+        model = replace(model, image=settings_of(image, tower))
+    elif isinstance(shown, Dual):
+        raise ConfigError("this representation feeds two encoders: the model needs model.image")
+    parts["connector"] = _connector(name, encoder, hidden, first.num_tokens)
+    return parts, settings_of(model, encoder)
+
+
+def _symbol_table(llm: Any, tokenizer: Any, model: ModelConfig, representation: Any) -> dict[str, Any]:
+    """A frozen table of the symbols' vectors, and the connector that projects each."""
+    names = symbol_names(representation.added_tokens)
+    if not names:
+        raise ConfigError(f"encoder '{model.encoder}' is for the representation symbols, not {representation.name}")
+    if resamples(model.connector):
+        raise ConfigError(f"encoder '{model.encoder}': each symbol is projected by itself; use the connector linear")
+    table: Any = build_tower(model, (len(names),))
+    rows, hidden = llm.get_input_embeddings().weight.shape
+    vocab = tokenizer.get_vocab()
+    table.bind([vocab[name] for name in names], rows)
+    return {"encoder": table, "connector": Connector(model.connector, dim=table.dim, hidden=hidden, num_tokens=1)}
+
+
+def _connector(name: str, encoder: Any, hidden: int, num_tokens: int) -> Connector:
+    return Connector(name, dim=encoder.dim, hidden=hidden, num_tokens=num_tokens, pooling=_pooling(encoder, num_tokens))
 
 
 def _pooling(encoder: Any, num_tokens: int) -> Pooling | None:
-    """How the connector pools an image encoder's patches; None for one that reads a signal or does not say enough."""
+    """How the connector makes fewer of the tokens of a picture, or of a signal that has some for every lead; None for
+    an encoder whose tokens follow one another in time, or that does not say enough.
+    """
+    if (grid := getattr(encoder, "grid", None)) is not None:
+        return Pooling.of_leads(grid, num_tokens)
     if getattr(encoder, "reads", "signal") != "image" or not hasattr(encoder, "num_tokens"):
         return None
     return Pooling.of(encoder.image_size, encoder.num_tokens, num_tokens)
@@ -166,6 +208,8 @@ def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None 
         plain_llm(bundle.elm.llm).save_pretrained(folder / "llm")
     bundle.prompter.tokenizer.save_pretrained(folder / "llm")
     save_ecg_weights(bundle.elm, folder)
+    if ecg_gate(bundle.elm.llm) is not None:
+        save_adapter(bundle.elm.llm, folder)
     if len(bundle.trained_on):
         save_arrays({"people": bundle.trained_on}, folder / TRAINED_ON)
     bundle.representation.save(folder)
@@ -218,9 +262,14 @@ def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
         raise ConfigError(f"{folder / CONFIG}: checkpoint format {settings.get('format')}, this ecglm reads {FORMAT}")
     model = strict.from_dict(ModelConfig, settings["model"], str(folder / CONFIG))
     representation = build_representation(settings["representation"], folder)
-    llm, tokenizer = load_llm(str(folder / "llm"))
+    llm, tokenizer = load_llm(str(folder / "llm"), dtype=model.dtype)
+    if model.attention != "flash_attention_2":  # which the machine that loads it may not have
+        use_attention(llm, choose_attention(model, llm.config))
     bundle = _bundle(llm, tokenizer, model, representation, settings["pipeline"], seed=0)
     load_ecg_weights(bundle.elm, folder)
+    if model.lora is not None and model.lora.where == "ecg":  # all other adapters are merged into the LLM
+        _adapt(bundle, model.lora, seed=0)
+        load_adapter(llm, folder)
     if (folder / TRAINED_ON).is_file():
         bundle.trained_on = load_arrays(folder / TRAINED_ON)["people"]
     bundle.elm.eval()
@@ -257,9 +306,22 @@ def _download(name: str) -> Path:
         raise EcglmError(f"{name}: no such checkpoint folder, and not to be had from the hub ({error})") from error
 
 
-def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
-    """Upload a checkpoint folder to the Hugging Face hub; returns its address."""
-    read_manifest(folder, KIND)
+def push_to_hub(
+    folder: str | Path, repo_id: str, *, private: bool = True, card: str | None = None, kind: str = KIND
+) -> str:
+    """Upload a checkpoint folder (or one of another ``kind``) to the Hugging Face hub; returns its address. card: its
+    README.md (``models/card.py``). EcglmError without a token, and when the hub refuses.
+    """
+    read_manifest(folder, kind)
+    if get_token() is None:
+        raise EcglmError("no token for the hub; make one with write access there, then set HF_TOKEN or: hf auth login")
     api = HfApi()
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    return str(api.upload_folder(folder_path=str(folder), repo_id=repo_id))
+    try:
+        address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+        api.upload_folder(folder_path=str(folder), repo_id=repo_id, ignore_patterns=["README.md"] if card else None)
+        if card is not None:
+            api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo_id)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EcglmError(f"{repo_id}: the hub refused ({first}); check name and token") from error
+    return address

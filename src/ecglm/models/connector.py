@@ -23,8 +23,53 @@ def mlp2x_gelu(dim: int, hidden: int) -> nn.Module:
     return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
 
 
+@registry.register("connectors", "pool_linear")
+class PoolLinear(nn.Linear):
+    """One linear layer behind means over the tokens in their order, a picture's too: ECG-Bench's of 2026."""
+
+    in_order = True
+
+
+@registry.register("connectors", "resampler")
+class Resampler(nn.Module):
+    """``(batch, tokens, dim)`` → ``(batch, num_tokens, hidden)``: learned queries look at all tokens, in the manner of
+    the Perceiver resampler (arXiv 2204.14198), one layer of cross-attention and one feed-forward.
+
+    Any number of tokens gives ``num_tokens``. Where a token stands is added to its key as sines and cosines.
+    """
+
+    resamples = True
+
+    def __init__(self, dim: int, hidden: int, num_tokens: int) -> None:
+        super().__init__()
+        heads = next(h for h in (8, 4, 2, 1) if hidden % h == 0)
+        self.queries = nn.Parameter(torch.randn(num_tokens, hidden) * hidden**-0.5)
+        self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden))
+        self.norm = nn.LayerNorm(hidden)
+        self.attention = nn.MultiheadAttention(hidden, heads, batch_first=True)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(hidden), nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden)
+        )
+        self.leave = nn.Linear(hidden, hidden)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        values = self.enter(tokens)
+        keys = values + _places(values.shape[1], values.shape[2]).to(values)
+        asked = self.norm(self.queries).expand(len(tokens), -1, -1)
+        seen, _ = self.attention(asked, keys, values, need_weights=False)
+        found = self.queries + seen
+        return self.leave(found + self.feed(found))
+
+
+def _places(num_tokens: int, width: int) -> torch.Tensor:
+    """Sines and cosines of the place, ``(num_tokens, width)`` (arXiv 1706.03762)."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10_000.0)) / width))
+    angles = torch.arange(num_tokens)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+
+
 class Connector(nn.Module):
-    """Averages the encoder's tokens to ``num_tokens``, then projects each by the named projection.
+    """Averages the encoder's tokens to ``num_tokens``, then projects each by the named projection; or a resampler.
 
     pooling: how a picture's tokens become fewer, on their grid; None: over time, as those of a signal. Raises
     ConfigError for an unknown name, and at the first batch when the encoder gives fewer tokens than asked.
@@ -32,15 +77,17 @@ class Connector(nn.Module):
 
     def __init__(self, name: str, *, dim: int, hidden: int, num_tokens: int, pooling: Pooling | None = None) -> None:
         super().__init__()
-        self.num_tokens, self.pooling = num_tokens, pooling
-        self.project = registry.get("connectors", name)(dim, hidden)
+        kind = registry.get("connectors", name)
+        self.resamples = resamples(name)
+        self.num_tokens = num_tokens
+        self.pooling = None if getattr(kind, "in_order", False) else pooling
+        self.project = kind(dim, hidden, num_tokens) if self.resamples else kind(dim, hidden)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.resamples:
+            return self.project(tokens)
         if tokens.shape[1] < self.num_tokens:
-            raise ConfigError(
-                f"the encoder gives {tokens.shape[1]} tokens, the representation wants {self.num_tokens}; "
-                "lower representation.num_tokens"
-            )
+            raise ConfigError(too_few(tokens.shape[1], self.num_tokens))
         if tokens.shape[1] != self.num_tokens:
             tokens = self._pooled(tokens)
         return self.project(tokens)
@@ -52,3 +99,16 @@ class Connector(nn.Module):
         patches = tokens[:, extra:].transpose(1, 2).unflatten(2, self.pooling.patches)
         means = adaptive_avg_pool2d(patches, self.pooling.grid).flatten(2).transpose(1, 2)
         return torch.cat([tokens[:, :extra], means], dim=1)
+
+
+def resamples(name: str) -> bool:
+    """Whether a connector makes its number of tokens from any other; ConfigError for an unknown name."""
+    return bool(getattr(registry.get("connectors", name), "resamples", False))
+
+
+def too_few(given: int, wanted: int) -> str:
+    """What is said where an encoder gives fewer tokens than the representation has placeholders."""
+    return (
+        f"the encoder gives {given} tokens, the representation wants {wanted}; lower representation.num_tokens, or use "
+        "model.connector resampler"
+    )

@@ -100,6 +100,17 @@ def load_llm(name: str, *, dtype: str = "float32") -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def use_attention(llm: Any, name: str) -> None:
+    """Let a language model attend by this implementation (``models/access.py`` chooses it); ConfigError else."""
+    if llm.config._attn_implementation == name:
+        return
+    try:
+        llm.set_attn_implementation(name)
+    except (ValueError, ImportError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(f"model.attention: {name} cannot be used ({first}); use auto") from error
+
+
 def add_ecg_tokens(
     model: Any, tokenizer: Any, added_tokens: Sequence[str], seed: int = 0, *, init: str = "mean"
 ) -> None:

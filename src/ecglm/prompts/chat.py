@@ -1,146 +1,141 @@
-"""Chat formats: turns → pieces of text with a role each, so that prompt and loss mask come from offsets, not search."""
+"""Chat formats: how each LLM family writes a conversation, so that prompt and loss mask come from turns, not search."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from ecglm import registry
-from ecglm.errors import ConfigError, EcglmError
-from ecglm.types import ECG_MARK, Turn
+from ecglm.errors import ConfigError
+from ecglm.prompts.spelling import encode_pieces as encode_pieces
+from ecglm.prompts.template import check_template as check_template
+from ecglm.prompts.template import from_template, has_template
+from ecglm.prompts.template import refuse_mismatch as refuse_mismatch
+from ecglm.prompts.turns import ChatFormat as ChatFormat
+from ecglm.prompts.turns import Piece as Piece
+from ecglm.prompts.turns import by_role
+
+_CHATML = ("<|im_start|>{role}\n", "<|im_end|>", "\n")
+_LLAMA3 = ("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
+_EVERY_ROLE = ("system", "user", "assistant")
+_POLITE = (
+    "A chat between a curious {who} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
+)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of the sequence that is tokenised on its own.
-
-    kind: ``control`` (the format's own tokens), ``text`` (never parsed for control tokens) or ``ecg`` (where one ECG
-    goes; ``text`` is empty). labelled: the loss counts here. turn: index of the turn it belongs to, -1 before all.
-    """
-
-    kind: str
-    text: str
-    labelled: bool
-    turn: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatFormat:
-    """How one LLM family writes a conversation.
-
-    header: text before a turn, with ``{role}``. end: closes a turn and is learned for assistant turns. after: follows
-    ``end`` and is never learned. system: ``turn`` (a turn of its own) or ``merge`` (before the first user turn, for
-    families without a system role). roles: our role names → the family's.
-    """
-
-    name: str
-    bos: str = ""
-    header: str
-    end: str
-    after: str = ""
-    system: str = "turn"
-    roles: dict[str, str] = field(default_factory=dict)
-
-    def pieces(self, turns: Sequence[Turn], *, generate: bool = False) -> list[Piece]:
-        """The conversation as pieces; ``generate`` adds the assistant's header at the end for the model to go on."""
-        turns = _merge_system(turns) if self.system == "merge" else list(turns)
-        out = [Piece("control", self.bos, False, -1)] if self.bos else []
-        for index, turn in enumerate(turns):
-            answer = turn.role == "assistant"
-            out.append(Piece("control", self.open(turn.role), False, index))
-            out.extend(_body(turn.text, answer, index))
-            out.append(Piece("control", self.end, answer, index))
-            if self.after:
-                out.append(Piece("control", self.after, False, index))
-        if generate:
-            out.append(Piece("control", self.open("assistant"), False, len(turns)))
-        return out
-
-    def open(self, role: str) -> str:
-        """The header of a turn of ``role``."""
-        return self.header.format(role=self.roles.get(role, role))
+def _vicuna(name: str, who: str, *, published: bool) -> ChatFormat:
+    """Vicuna 1.1 and LLaVA's edition of it (arXiv 2310.03744), which speaks of a human."""
+    return ChatFormat(
+        name=name,
+        opening=f"<s>{_POLITE.format(who=who)} USER: ",
+        system=("<s>", " USER: "),
+        header=" ASSISTANT:",
+        last_header=" ASSISTANT:",
+        lead=" ",
+        end="</s>",
+        between="USER: ",
+        published=published,
+        apart=True,
+    )
 
 
-def _merge_system(turns: Sequence[Turn]) -> list[Turn]:
-    if not turns or turns[0].role != "system":
-        return list(turns)
-    if len(turns) < 2 or turns[1].role != "user":
-        raise EcglmError("a system turn must be followed by a user turn")
-    return [Turn("user", f"{turns[0].text}\n\n{turns[1].text}"), *turns[2:]]
-
-
-def _body(text: str, answer: bool, index: int) -> Iterable[Piece]:
-    """A turn's text, cut at its ECG marks; an assistant's text has none (mapping refuses them)."""
-    if answer:
-        yield Piece("text", text, True, index)
-        return
-    for number, part in enumerate(text.split(ECG_MARK)):
-        if number:
-            yield Piece("ecg", "", False, index)
-        if part:
-            yield Piece("text", part, False, index)
+def _mistral(name: str, before: str, opens: str, closes: str) -> ChatFormat:
+    """Mistral's instructions; a system text goes into the first of them."""
+    return ChatFormat(
+        name=name,
+        opening=f"<s>{before}{opens}",
+        system=None,
+        header=closes,
+        last_header=closes,
+        lead=" ",
+        end="</s>",
+        between=f"{before}{opens}",
+    )
 
 
 CHAT_FORMATS = [
-    ChatFormat(name="chatml", header="<|im_start|>{role}\n", end="<|im_end|>", after="\n"),
-    ChatFormat(
-        name="llama3",
-        bos="<|begin_of_text|>",
-        header="<|start_header_id|>{role}<|end_header_id|>\n\n",
-        end="<|eot_id|>",
+    by_role("chatml", *_CHATML),
+    by_role("qwen2", *_CHATML, default="You are a helpful assistant."),
+    by_role("qwen2.5", *_CHATML, default="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    by_role("qwen3", *_CHATML, last="<think>\n\n</think>\n\n"),
+    by_role("smollm2", *_CHATML, default="You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    by_role("llama3", *_LLAMA3, start="<|begin_of_text|>", strip=_EVERY_ROLE),
+    by_role(
+        "llama3.2",
+        *_LLAMA3,
+        start="<|begin_of_text|>",
+        strip=_EVERY_ROLE,
+        before_system="Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+        empty_system=True,
     ),
-    ChatFormat(
-        name="gemma",
-        bos="<bos>",
-        header="<start_of_turn>{role}\n",
-        end="<end_of_turn>",
-        after="\n",
-        system="merge",
-        roles={"assistant": "model"},
+    by_role(
+        "gemma",
+        "<start_of_turn>{role}\n",
+        "<end_of_turn>",
+        "\n",
+        start="<bos>",
+        roles=("", "user", "model"),
+        system=False,
+        strip=("user", "assistant"),
     ),
+    _mistral("mistral", " ", "[INST] ", " [/INST]"),
+    replace(_mistral("mistral_v3", "", "[INST] ", "[/INST]"), strip=frozenset({"assistant"})),
+    _vicuna("vicuna", "user", published=True),
+    _vicuna("llava_v1", "human", published=False),
 ]
 for _format in CHAT_FORMATS:
     registry.register("chat_formats", _format.name)(_format)
+
+#: For a tokenizer without a template: the control token that tells its family.
+_FAMILY = {"<|im_start|>": "chatml", "<|start_header_id|>": "llama3", "<start_of_turn>": "gemma"}
 
 
 def plain_format(tokenizer: Any) -> ChatFormat:
     """``User:`` / ``Assistant:`` lines closed by the model's own end token, for LLMs without a chat template."""
     if tokenizer.eos_token is None:
         raise ConfigError("the tokenizer has no end token (eos_token), which the plain chat format needs")
-    names = {"user": "User", "assistant": "Assistant", "system": "System"}
+    begin, end = tokenizer.bos_token or "", tokenizer.eos_token
     return ChatFormat(
         name="plain",
-        bos=tokenizer.bos_token or "",
-        header="{role}: ",
-        end=tokenizer.eos_token,
-        after="\n",
-        roles=names,
+        opening=f"{begin}User: ",
+        system=(f"{begin}System: ", f"{end}\nUser: "),
+        header=f"{end}\nAssistant:",
+        last_header=f"{end}\nAssistant:",
+        lead=" ",
+        end=end,
+        between="\nUser: ",
+        tail="\n",
+        published=False,
     )
 
 
 def chat_format(name: str, tokenizer: Any) -> ChatFormat:
-    """The format called ``name``; ``auto`` looks at which control tokens the tokenizer knows.
+    """The format called ``name``. ``auto``: that of the tokenizer's own template, under the family's name where it is a
+    known one; without a template the family whose control tokens it has, else ``plain``. ``template``: that of the
+    template, whatever it is.
 
-    Raises ConfigError when the tokenizer would cut a control token of the format into pieces.
+    Raises ConfigError when the tokenizer would cut the token that ends an answer into pieces, or has a template that
+    cannot be told apart into turns.
     """
-    known = tokenizer.get_vocab()
-    if name == "auto":
-        marks = {"<|im_start|>": "chatml", "<|start_header_id|>": "llama3", "<start_of_turn>": "gemma"}
-        name = next((family for mark, family in marks.items() if mark in known), "plain")
-    found = plain_format(tokenizer) if name == "plain" else registry.get("chat_formats", name)
-    if found.end not in known:
+    vocab = tokenizer.get_vocab()
+    if name == "template" and not has_template(tokenizer):
+        raise ConfigError("model.chat_format is template, but the tokenizer has no chat template; use auto or plain")
+    if name == "template" or (name == "auto" and has_template(tokenizer)):
+        found = from_template(tokenizer)
+        known = (registry.get("chat_formats", n) for n in registry.names("chat_formats") if name == "auto")
+        found = next((f for f in known if replace(f, name=found.name) == found), found)
+    elif name == "auto":
+        name = next((family for mark, family in _FAMILY.items() if mark in vocab), "plain")
+        found = plain_format(tokenizer) if name == "plain" else registry.get("chat_formats", name)
+    else:
+        found = plain_format(tokenizer) if name == "plain" else registry.get("chat_formats", name)
+    if found.end not in vocab:
         raise ConfigError(
-            f"chat format '{name}' closes turns with {found.end}, which the tokenizer does not have; use auto or plain"
+            f"chat format '{found.name}' closes turns with {found.end}, which the tokenizer does not have; "
+            "use auto or plain"
         )
     return found
-
-
-def encode_piece(tokenizer: Any, piece: Piece) -> list[int]:
-    """Token ids of a control or text piece. Text can never become a control token, whatever a user typed."""
-    if piece.kind == "ecg":
-        raise ValueError("an ECG piece has no text")
-    return tokenizer.encode(piece.text, add_special_tokens=False, split_special_tokens=piece.kind == "text")
 
 
 def end_token_id(tokenizer: Any, chat: ChatFormat) -> int:

@@ -1,4 +1,4 @@
-"""Examples → a batch of tensors, padded on the right for training and on the left for generation."""
+"""Examples → a batch of tensors: padded on the right for training, on the left for generation, or packed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import numpy as np
 import torch
 
 from ecglm.prompts.examples import IGNORE
+from ecglm.prompts.packing import document_table, is_document_table
 from ecglm.types import Example
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, left: bool = False) -> dict[str, Any]:
     """A batch: ``input_ids, attention_mask, position_ids, labels`` ``(batch, length)`` int64 and ``ecg``
-    ``(num_ecgs, …)`` as the representation gives it, in row order (absent when no row has one).
+    ``(num_ecgs, …)`` as the representation gives it, in row order (absent when no row has one); likewise ``image``
+    ``(num_ecgs, 3, height, width)``, the pictures for a second encoder.
 
     Rows with ``branches`` make ``attention_mask`` float32 ``(batch, 1, length, length)`` (0 where a token may look,
     the most negative number elsewhere) and positions that restart at the end of the shared prefix.
@@ -43,10 +45,51 @@ def collate(examples: Sequence[Example], *, pad_id: int, left: bool = False) -> 
         batch["attention_mask"] = branch_mask(torch.from_numpy(branches))
     else:
         batch["attention_mask"] = torch.from_numpy(mask)
-    ecgs = [e.ecg for e in examples if e.ecg is not None]
-    if ecgs:
-        batch["ecg"] = torch.from_numpy(np.concatenate(ecgs))
-    return batch
+    return batch | _tensors(examples)
+
+
+def _tensors(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """What the encoders read, in row order."""
+    found = {"ecg": [e.ecg for e in examples], "image": [e.image for e in examples]}
+    given = {name: [tensor for tensor in tensors if tensor is not None] for name, tensors in found.items()}
+    return {name: torch.from_numpy(np.concatenate(tensors)) for name, tensors in given.items() if tensors}
+
+
+def collate_packed(rows: Sequence[Sequence[Example]], *, table: bool = True) -> dict[str, Any]:
+    """A packed batch of rows (``PackedRows``): the examples one after another in a single row without any padding.
+
+    ``input_ids, labels, position_ids`` are ``(1, length)``; positions begin anew with every example. ``attention_mask``
+    is the ``document_table`` that keeps the examples apart (``models/packed_attention.py``). Without ``table`` there is
+    none: flash attention tells documents apart by the positions; ValueError then for examples with branches.
+    """
+    examples = [example for row in rows for example in row]
+    if not table and any(e.branches is not None for e in examples):
+        raise ValueError("examples with branches need a document table")
+    if any(e.labels[0] != IGNORE for e in examples):
+        raise ValueError("an example cannot learn its first token: it would be learned from the example before it")
+    sizes = [len(e.input_ids) for e in examples]
+    positions = np.concatenate([branch_positions(e) for e in examples])
+    batch: dict[str, Any] = {
+        "input_ids": torch.from_numpy(np.concatenate([e.input_ids for e in examples]))[None],
+        "labels": torch.from_numpy(np.concatenate([e.labels for e in examples]))[None],
+        "position_ids": torch.from_numpy(positions)[None],
+    }
+    if table:
+        branches = [np.zeros(len(e.input_ids), np.int64) if e.branches is None else e.branches for e in examples]
+        documents = np.repeat(np.arange(len(examples)), sizes)
+        batch["attention_mask"] = document_table(documents, np.concatenate(branches), positions)
+    return batch | _tensors(examples)
+
+
+def token_counts(batch: dict[str, Any]) -> tuple[int, int]:
+    """``(tokens of the examples, tokens of the batch)`` of a training batch: what they differ by is padding."""
+    shape = batch["input_ids"].shape
+    mask = batch.get("attention_mask")
+    if mask is None or is_document_table(mask):
+        return shape[1], shape[1]
+    if mask.ndim == 2:
+        return int(mask.sum()), shape[0] * shape[1]
+    return int((batch["position_ids"] != 0).sum()) + shape[0], shape[0] * shape[1]
 
 
 def branch_positions(example: Example) -> np.ndarray:

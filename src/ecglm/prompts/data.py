@@ -136,11 +136,14 @@ class ElmDataset(Dataset):
             segment = augment_signal(segment, rate, self.augmentation, seed=self.seed, row_id=row_id, epoch=epoch)
         representation = self.ecgs.representation
         shown: EcgInput = representation.in_training(segment, rate, seed=self.seed, row_id=f"{row_id}/{epoch}")
-        if self.augmentation.image is None or shown.tensor is None:
+        field = "tensor" if representation.gives == "image" else "image"
+        tensor = getattr(shown, field)
+        if self.augmentation.image is None or tensor is None:
             return shown
-        picture = np.ascontiguousarray(shown.tensor.transpose(1, 2, 0))
+        picture = np.ascontiguousarray(tensor.transpose(1, 2, 0))
         picture = augment_image(picture, self.augmentation.image, seed=self.seed, row_id=row_id, epoch=epoch)
-        return replace(shown, tensor=np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        changed: dict[str, Any] = {field: np.ascontiguousarray(picture.transpose(2, 0, 1))}
+        return replace(shown, **changed)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ecglm.errors import ConfigError, RejectedRecord
-from ecglm.prompts.chat import ChatFormat, Piece, encode_piece, end_token_id
+from ecglm.prompts.chat import ChatFormat, Piece, encode_pieces, end_token_id
+from ecglm.prompts.spelling import Spelling, spelling
 from ecglm.types import ECG_MARK, EcgInput, Example, Turn
 
 IGNORE = -100
@@ -42,6 +43,15 @@ class Prompter:
                 "it does not belong to this representation"
             )
         return cls(tokenizer, chat, tuple(vocab[t] for t in added_tokens), max_len, system)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """What the tokenizer does with text."""
+        return spelling(self.tokenizer)
+
+    @cached_property
+    def _ids_of_ecg(self) -> np.ndarray:
+        return np.asarray(self.ecg_ids, np.int64)
 
     @property
     def end_id(self) -> int:
@@ -75,38 +85,41 @@ class Prompter:
             turns = shorter
             truncated.append(what)
         tensors = [e.tensor for e in ecgs if e.tensor is not None]
+        images = [e.image for e in ecgs if e.image is not None]
         return Example(
             id=example_id,
             input_ids=np.asarray(ids, np.int64),
             labels=np.asarray(labels, np.int64),
             ecg=np.stack(tensors) if tensors else None,
             truncated=(*truncated, *("ecg_tokens" for e in ecgs if e.truncated)),
+            image=np.stack(images) if images else None,
         )
 
     def _encode(self, turns: Sequence[Turn], ecgs: Sequence[EcgInput], generate: bool) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         labels: list[int] = []
-        remaining = iter(ecgs)
-        for piece in self.chat.pieces(turns, generate=generate):
-            if piece.kind == "ecg":
-                ecg = next(remaining)
-                tokens: Sequence[int] = [self.ecg_ids[t] for t in ecg.token_ids]
-                if ecg.text:
-                    tokens = [*tokens, *self._tokens(Piece("text", ecg.text, False, piece.turn))]
-            else:
-                tokens = self._tokens(piece)
+        for piece, tokens in self.spell(turns, ecgs, generate=generate):
             ids.extend(tokens)
             labels.extend(tokens if piece.labelled else [IGNORE] * len(tokens))
         return ids, labels
 
-    def _tokens(self, piece: Piece) -> Sequence[int]:
-        return _cached_tokens(self.tokenizer, piece.kind, piece.text)
-
-
-@lru_cache(maxsize=65536)
-def _cached_tokens(tokenizer: Any, kind: str, text: str) -> tuple[int, ...]:
-    """The same questions and headers come back thousands of times; tokenise each once."""
-    return tuple(encode_piece(tokenizer, Piece(kind, text, False, 0)))
+    def spell(
+        self, turns: Sequence[Turn], ecgs: Sequence[EcgInput], *, generate: bool = False
+    ) -> list[tuple[Piece, list[int]]]:
+        """The pieces of a talk with their token ids, ECGs filled in; what an ECG says in words follows its tokens."""
+        remaining = iter(ecgs)
+        pieces: list[Piece] = []
+        shown: dict[int, EcgInput] = {}
+        for piece in self.chat.pieces(turns, generate=generate):
+            pieces.append(piece)
+            if piece.kind == "ecg":
+                ecg = shown[len(pieces) - 1] = next(remaining)
+                if ecg.text:
+                    pieces.append(Piece("words", ecg.text, False, piece.turn))
+        found = encode_pieces(self.spelling, pieces, apart=self.chat.apart)
+        for at, ecg in shown.items():
+            found[at] = self._ids_of_ecg[ecg.token_ids].tolist()
+        return list(zip(pieces, found, strict=True))
 
 
 def _shorten(turns: list[Turn]) -> tuple[list[Turn] | None, str]:
@@ -143,7 +156,9 @@ def share_prefix(example_id: str, examples: Sequence[Example], ecg_ids: Sequence
     differs[-1] = True
     prefix = int(np.argmax(differs))
     own = bool(ecg_ids) and not np.isin(stacked[0, :prefix], ecg_ids).any()
-    tensors = [e.ecg for e in (examples if own else examples[:1]) if e.ecg is not None]
+    kept = examples if own else examples[:1]
+    tensors = [e.ecg for e in kept if e.ecg is not None]
+    images = [e.image for e in kept if e.image is not None]
     ids, labels, branches = [examples[0].input_ids[:prefix]], [examples[0].labels[:prefix]], [np.zeros(prefix, int)]
     for number, example in enumerate(examples, 1):
         ids.append(example.input_ids[prefix:])
@@ -156,4 +171,5 @@ def share_prefix(example_id: str, examples: Sequence[Example], ecg_ids: Sequence
         ecg=np.concatenate(tensors) if tensors else None,
         branches=np.concatenate(branches).astype(np.int64),
         truncated=tuple(t for e in examples for t in e.truncated),
+        image=np.concatenate(images) if images else None,
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from ecglm import registry
 from ecglm.errors import ConfigError, EcglmError, nearest
@@ -177,8 +176,10 @@ def build_representation(config: Mapping[str, Any], folder: str | os.PathLike[st
     """
     if not isinstance(config.get("name"), str):
         raise ConfigError("representation: key 'name' is missing")
-    own = config["name"] == WithWords.name
-    kind = WithWords if own else registry.get("representations", config["name"])
+    from ecglm.representations.dual import Dual  # it builds on this file
+
+    joined: dict[str, type[Representation]] = {WithWords.name: WithWords, Dual.name: Dual}
+    kind = joined.get(config["name"]) or registry.get("representations", config["name"])
     return kind.from_config(config, Path(folder) if folder is not None else None)
 
 
@@ -219,6 +220,8 @@ def reduce_rate(segment: np.ndarray, rate: int, target: int | None) -> np.ndarra
         raise EcglmError(f"rate: cannot reduce {rate} Hz to {target} Hz; the target must divide {rate}")
     if not np.isfinite(segment).all():
         raise EcglmError("ECG signal holds NaN or infinity; choose a NaN policy in the pipeline that made it")
+    from scipy.signal import resample_poly  # slow to import, and a rate is rarely reduced
+
     # the ends of a lead continue at their own level, so that an offset makes no step there
     reduced = resample_poly(np.asarray(segment, np.float64), 1, rate // target, axis=-1, padtype="line")
     return reduced.astype(np.float32)

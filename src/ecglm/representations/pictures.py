@@ -128,6 +128,24 @@ class Pooling:
             f"that do: {' and '.join(str(n) for n in sorted({below, above}))}"
         )
 
+    @classmethod
+    def of_leads(cls, tokens: tuple[int, int], num_tokens: int) -> Pooling | None:
+        """From tokens that stand lead after lead, (leads, stretches of time), to ``num_tokens``: means over all leads
+        where that many stretches are there, else as many of each lead. None where nothing is to be pooled; ConfigError
+        for a number that is neither.
+        """
+        leads, stretches = tokens
+        if num_tokens >= leads * stretches:
+            return None
+        if num_tokens <= stretches:
+            return cls(tokens, (1, num_tokens))
+        if num_tokens % leads == 0:
+            return cls(tokens, (leads, num_tokens // leads))
+        raise ConfigError(
+            f"{num_tokens} tokens cannot be made of {leads} leads x {stretches}; ask for at most {stretches}, or for a "
+            f"multiple of {leads}"
+        )
+
     def windows(self) -> tuple[np.ndarray, np.ndarray]:
         """``(grid rows, patch rows)`` and ``(grid columns, patch columns)``: the share each patch has in a mean."""
         return _windows(self.patches[0], self.grid[0]), _windows(self.patches[1], self.grid[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pywt
 import scipy.fft
-import scipy.signal
 
 from ecglm.errors import EcglmError
 from ecglm.signals.compiled import compiled
@@ -104,7 +103,9 @@ def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:
 def _spectrum(x: np.ndarray, rate: float, out: np.ndarray) -> None:
     """Sum, maximum, its frequency and the centroid of the Welch density (Hann, half overlap, mean removed)."""
     size = min(_WELCH, x.shape[1])
-    window = scipy.signal.get_window("hann", size)
+    from scipy.signal import get_window  # slow to import, and few of a measurement's users come here
+
+    window = get_window("hann", size)
     pieces = np.lib.stride_tricks.sliding_window_view(x, size, axis=1)[:, :: size - size // 2]
     centred = pieces - pieces.mean(axis=2, keepdims=True)
     spectra = scipy.fft.rfft(centred * window, axis=2)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import keyword
 from dataclasses import dataclass, field, make_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ecglm import registry
 from ecglm.errors import ConfigError
-from ecglm.models.checkpoint import ModelConfig
+from ecglm.models.config import ModelConfig
 from ecglm.models.encoders.base import reads
-from ecglm.representations.augment import Augmentation
+from ecglm.models.towers import known_name, reads_symbols
 from ecglm.representations.base import RecipeOptions, Representation
+from ecglm.training.options import TrainConfig as TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,64 +25,11 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train. lr is the peak of the schedule. parts: which parts learn; the others stay as they are.
-
-    share_ecg: join the questions about one ECG into one sequence (same loss, the ECG is read once). eval_every: steps
-    between validations, each also a point to resume from. patience: stop after so many validations without progress.
-    augment: effect → ``{p, options …}``, how training changes its ECGs, anew in every epoch; empty shows them as they
-    are (docs/augmentation.md).
-    """
-
-    objective: str = "sft"
-    seed: int = 0
-    max_steps: int = 1000
-    batch_size: int = 16
-    accumulation: int = 1
-    lr: float = 1e-3
-    warmup_steps: int = 20
-    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
-    weight_decay: float = 0.01
-    beta2: float = 0.98
-    clip: float = 1.0
-    parts: tuple[str, ...] = ()
-    share_ecg: bool = True
-    augment: dict[str, Any] = field(default_factory=dict)
-    log_every: int = 10
-    eval_every: int = 100
-    patience: int | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool = False
-
-    def __post_init__(self) -> None:
-        positive = ("max_steps", "batch_size", "accumulation", "log_every", "eval_every")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be 1 or more, found {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"train.{name} must be above 0, found {getattr(self, name)}")
-        if not 0 <= self.seed < 1 << 32:
-            raise ValueError(f"train.seed must lie between 0 and 2^32 - 1, found {self.seed}")
-        if not 0 <= self.warmup_steps < self.max_steps:
-            raise ValueError(
-                f"train.warmup_steps must be below max_steps ({self.max_steps}), found {self.warmup_steps}"
-            )
-        try:
-            self.augmentation()
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-
-    def augmentation(self) -> Augmentation:
-        """The checked effects of ``augment``; ConfigError for an unknown effect or option."""
-        return Augmentation.from_plain(self.augment, "train.augment")
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Recipe:
     """One training run. At most one section of a representation says how the model is shown the ECG; without one it
     is what the encoder reads: ``signal`` for signal encoders, ``image`` for image encoders. A section that gives words
-    alone (``features``) may stand beside it: its line follows the ECG's tokens. By itself it is all there is.
+    alone (``features``) may stand beside it: its line follows the ECG's tokens. By itself it is all there is. With
+    ``model.image`` there are two: one that gives a signal, and one that gives a picture (``image`` unless named).
     """
 
     name: str
@@ -94,35 +42,63 @@ class _Recipe:
         def __getattr__(self, name: str) -> Any: ...
 
     def __post_init__(self) -> None:
-        given = [name for name in SECTIONS if getattr(self, name) is not None]
-        words = [name for name in given if SECTIONS[name].words_only()]
+        words, tensors = self._given()
         if len(words) > 1:
             raise ValueError(f"give at most one representation of words alone, found {' and '.join(words)}")
-        if len(given) - len(words) > 1:
-            found = " and ".join(name for name in given if name not in words)
-            raise ValueError(f"give at most one representation, found {found}")
         try:
+            if self.model.image is None:
+                if len(tensors) > 1:
+                    raise ConfigError(f"give at most one representation, found {' and '.join(tensors)}")
+            else:
+                self._check_two(tensors)
             self._check()
         except ConfigError as error:  # an unknown encoder, say; a recipe file names its line
             raise ValueError(str(error)) from error
 
+    def _given(self) -> tuple[list[str], list[str]]:
+        """Sections the recipe has: of words alone, and all others."""
+        given = [name for name in SECTIONS if getattr(self, name) is not None]
+        words = [name for name in given if SECTIONS[name].words_only()]
+        return words, [name for name in given if name not in words]
+
+    def _check_two(self, tensors: list[str]) -> None:
+        """Refuse sections that do not give one signal and one picture, and encoders that read something else."""
+        for gives in ("signal", "image"):
+            found = [name for name in tensors if SECTIONS[name].gives == gives]
+            if len(found) > 1:
+                raise ConfigError(f"give at most one representation of {_a(gives)}, found {' and '.join(found)}")
+        if other := [name for name in tensors if SECTIONS[name].gives not in ("signal", "image")]:
+            raise ConfigError(
+                f"model.image reads {_a('image')} beside a signal; representation '{other[0]}' gives neither"
+            )
+        assert self.model.image is not None
+        name = known_name(self.model.image)
+        if name is not None and reads(name) != "image":
+            mend = ", ".join(n for n in registry.names("encoders") if reads(n) == "image")
+            raise ConfigError(f"model.image.encoder '{name}' reads {_a(reads(name))}; choose one of {mend}")
+
     def _check(self) -> None:
         """Refuse pairs of representation and encoder, or of representation and augmentation, that cannot work."""
-        encoder, name = self.model.encoder, self.representation
-        gives = SECTIONS[name].gives
-        if "image" in self.train.augment and gives != "image":
+        name, gives = self.representation, SECTIONS[self.representation].gives
+        if "image" in self.train.augment and gives != "image" and self.picture is None:
             raise ConfigError(f"train.augment.image varies pictures, but representation '{name}' gives none; remove it")
+        if gives is None and name == "symbols" and reads_symbols(self.model):
+            return
         if gives is None:
-            if self.model.encoder_options:
-                raise ConfigError(
-                    f"representation '{name}' feeds no encoder, but model.encoder_options are given; remove them, or "
-                    "choose a representation that feeds an encoder"
-                )
-        elif encoder is None:
+            for option in ("encoder_options", "encoder_from"):
+                if getattr(self.model, option):
+                    are = "are" if option.endswith("s") else "is"
+                    raise ConfigError(
+                        f"representation '{name}' feeds no encoder, but model.{option} {are} given; remove it, or "
+                        "choose a representation that feeds an encoder"
+                    )
+            return
+        if self.model.encoder is None:
             raise ConfigError(f"representation '{name}' feeds an encoder, but model.encoder is empty; name one")
-        elif reads(encoder) != gives:
+        encoder = known_name(self.model)
+        if encoder is not None and reads(encoder) != gives:
             mend = ", ".join(n for n in registry.names("encoders") if reads(n) == gives)
-            fits = ", ".join(n for n, kind in SECTIONS.items() if kind.gives == reads(encoder))
+            fits = ", ".join(n for n, kind in SECTIONS.items() if reads(encoder) in (kind.gives, n))
             raise ConfigError(
                 f"representation '{name}' gives {_a(gives)}, but encoder '{encoder}' reads {_a(reads(encoder))}; "
                 f"choose another representation ({fits}) or another encoder ({mend})"
@@ -130,26 +106,43 @@ class _Recipe:
 
     @property
     def representation(self) -> str:
-        """Name of the representation in use: of the one with tokens, where words stand beside it."""
-        given = [name for name in SECTIONS if getattr(self, name) is not None]
-        if given:
-            return min(given, key=lambda name: SECTIONS[name].words_only())
+        """Name of the representation in use: of the one with tokens, where words stand beside it; of the signal, where
+        a picture does.
+        """
+        words, tensors = self._given()
+        if self.model.image is not None:
+            return next((n for n in tensors if SECTIONS[n].gives == "signal"), "signal")
+        if tensors or words:
+            return (tensors or words)[0]
         if self.model.encoder is None:
             raise ConfigError("neither a representation nor model.encoder is given; name one, say symbols: {}")
-        if (name := reads(self.model.encoder)) not in SECTIONS:
-            raise ConfigError(f"encoder '{self.model.encoder}' reads {name}; name a representation that gives it")
+        encoder = known_name(self.model)
+        if encoder is None:
+            raise ConfigError(
+                f"model.encoder_from {self.model.encoder_from} is not here to say what it reads; name the "
+                "representation, say signal: {}"
+            )
+        if (name := reads(encoder)) not in SECTIONS:
+            raise ConfigError(f"encoder '{encoder}' reads {name}; name a representation that gives it")
         return name
+
+    @property
+    def picture(self) -> str | None:
+        """Name of the representation that ``model.image`` reads beside the signal; None without it."""
+        if self.model.image is None:
+            return None
+        return next((n for n in self._given()[1] if SECTIONS[n].gives == "image"), "image")
 
     @property
     def words(self) -> str | None:
         """Name of the representation whose words stand behind the tokens of the one in use, if there is one."""
-        beside = [n for n in SECTIONS if getattr(self, n) is not None and n != self.representation]
-        return beside[0] if beside else None
+        words = [name for name in self._given()[0] if name != self.representation]
+        return words[0] if words else None
 
     @property
     def shown(self) -> str:
-        """The representation in use and the words beside it, for people: ``"signal"``, ``"symbols + features"``."""
-        return self.representation if self.words is None else f"{self.representation} + {self.words}"
+        """What shows the ECG, for people: ``"signal"``, ``"symbols + features"``, ``"signal + image"``."""
+        return " + ".join(self.used)
 
     @property
     def representation_options(self) -> RecipeOptions:
@@ -158,14 +151,14 @@ class _Recipe:
 
     @property
     def used(self) -> dict[str, RecipeOptions]:
-        """Name → options of the representation in use, and of the words beside it."""
-        names = [self.representation, *([] if self.words is None else [self.words])]
+        """Name → options of the representation in use, of the picture beside it, and of the words behind."""
+        names = [n for n in (self.representation, self.picture, self.words) if n is not None]
         return {n: SECTIONS[n].Options() if getattr(self, n) is None else getattr(self, n) for n in names}
 
 
 def _a(kind: str) -> str:
     """What a tensor holds, as a sentence says it; a plugin may have a kind of its own."""
-    return {"signal": "a signal", "image": "a picture"}.get(kind, kind)
+    return {"signal": "a signal", "image": "a picture", "symbols": "symbols"}.get(kind, kind)
 
 
 _OWN = ("name", "data", "model", "train")

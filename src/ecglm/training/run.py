@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.utils import logging as hf_logging
 
 from ecglm import config as strict
 from ecglm.conversations.table import conversations_fingerprint, read_conversations
-from ecglm.errors import ConfigError, EcglmError
+from ecglm.errors import EcglmError
 from ecglm.files import (
+    MANIFEST,
     append_jsonl,
     file_sha256,
+    fingerprint,
     folder_lock,
     output_state,
     plan_fingerprint,
@@ -25,12 +29,19 @@ from ecglm.files import (
     write_manifest,
     write_text,
 )
+from ecglm.models.access import read_system
 from ecglm.models.checkpoint import Bundle, create
-from ecglm.models.encoders.base import picture
+from ecglm.models.elm import Learning, usual_parts
+from ecglm.models.encoder_files import read_encoder
+from ecglm.models.towers import resolved
 from ecglm.prompts.data import EcgSource, ElmDataset
-from ecglm.prompts.people import people
-from ecglm.representations.base import BuildContext, RecipeOptions, Representation, WithWords
+from ecglm.prompts.people import people, seen
+from ecglm.randomness import generator_for
+from ecglm.representations.base import Representation
 from ecglm.store.reader import SegmentStore
+from ecglm.training.check import check_recipe, named_files, shown_by
+from ecglm.training.distributed import agree, from_main, ranks, together
+from ecglm.training.logs import CLOCKED, summary
 from ecglm.training.recipe import SECTIONS, Recipe
 from ecglm.training.trainer import STATES, ElmTrainer, is_over, resume_point
 from ecglm.types import SPLITS, Conversation
@@ -62,24 +73,41 @@ def train(
 
     The same recipe and inputs again: a finished run is reused, a killed one goes on from its last state and ends with
     the same bytes. Raises EcglmError for a split without conversations or a patient in both training and validation,
-    StaleOutputError for an output of other settings.
+    StaleOutputError for an output of other settings. Under ``torchrun`` every process calls this: one writes and
+    speaks, and all of them return the same.
     """
-    folder = Path(out)
+    check_recipe(recipe)
+    with together(recipe.train.device, recipe.train.timeout) as here:
+        return _train(recipe, Path(out), overwrite, limit, say if here.main else _quiet)
+
+
+def _quiet(text: str) -> None:
+    """What every process but the first says."""
+
+
+def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say: Callable[[str], None]) -> TrainResult:
     stores = [SegmentStore(p) for p in recipe.data.stores]
     settings = _settings(recipe, limit)
     inputs = {f"data{i or ''}": conversations_fingerprint(f) for i, f in enumerate(recipe.data.files)}
     inputs |= {f"store{i or ''}": s.fingerprint for i, s in enumerate(stores)}
     plan = plan_fingerprint(KIND, settings, inputs)
-    with folder_lock(folder):
-        if output_state(folder, KIND, plan, overwrite) == "finished":
-            shutil.rmtree(folder / STATES, ignore_errors=True)  # a kill between the manifest and this left them behind
+    with contextlib.ExitStack() as held:
+
+        def begin() -> str:
+            held.enter_context(folder_lock(folder))
+            state = output_state(folder, KIND, plan, overwrite)
+            if state == "finished":  # a kill between the manifest and this left them behind
+                shutil.rmtree(folder / STATES, ignore_errors=True)
+            for leftover in [*folder.glob(".tmp-*"), *folder.glob(".old-*")]:  # of a run killed while saving
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            return state
+
+        if from_main(begin) == "finished":
             return _result(folder, reused=True)
-        for leftover in [*folder.glob(".tmp-*"), *folder.glob(".old-*")]:  # of a run killed while saving
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         conversations = _conversations(recipe)
         train_rows, val_rows = conversations["train"][:limit], conversations["val"][:limit]
         bundle = _bundle(recipe, stores, train_rows)
-        bundle.trained_on = people(train_rows)
+        bundle.trained_on = _trained_on(bundle, train_rows, conversations["test"], say)
         ecgs = EcgSource(stores, bundle.representation)
         share, seed, augmentation = recipe.train.share_ecg, recipe.train.seed, recipe.train.augmentation()
         datasets = [
@@ -87,20 +115,43 @@ def train(
             ElmDataset(val_rows, ecgs, bundle.prompter, share_ecg=share),
         ]
         counts = _report_datasets(folder, datasets, say)
-        _fit(recipe, bundle, datasets, folder, say)
-        best = read_manifest(folder / "best", "checkpoint")
-        write_text(folder / "recipe.yaml", strict.dumps(recipe))
-        _loss_curve(folder)
-        outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in _final_files(folder)}
-        facts = {"val_loss": best["val_loss"], "best_step": best["step"], "num_parameters": bundle.num_parameters}
-        write_manifest(folder / "manifest.json", KIND, settings, inputs, outputs, counts=counts, **facts)
-        shutil.rmtree(folder / STATES, ignore_errors=True)
-    return _result(folder, reused=False)
+        words = fingerprint(bundle.prompter.tokenizer.get_vocab())
+        agree("what is trained on", [[d.rows for d in datasets], [d.lengths for d in datasets], words])
+        learning = _fit(recipe, bundle, datasets, folder, say)
+
+        def finish() -> None:
+            best = read_manifest(folder / "best", "checkpoint")
+            counts["training"] = summary(folder)
+            for what, number in counts["training"].items():
+                say(f"{what}: {number}")
+            write_text(folder / "recipe.yaml", strict.dumps(recipe))
+            _loss_curve(folder)
+            outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in _final_files(folder)}
+            facts = {"val_loss": best["val_loss"], "best_step": best["step"], "num_parameters": bundle.num_parameters}
+            facts["learning"] = asdict(learning)
+            write_manifest(folder / "manifest.json", KIND, settings, inputs, outputs, counts=counts, **facts)
+            shutil.rmtree(folder / STATES, ignore_errors=True)
+
+        from_main(finish)
+        return _result(folder, reused=False)
+
+
+def _trained_on(
+    bundle: Bundle, train_rows: Sequence[Conversation], test: Sequence[Conversation], say: Callable[[str], None]
+) -> np.ndarray:
+    """Whom the model will have learned from: also those of its pretrained encoder, which may be of its test split."""
+    if known := seen(test, bundle.trained_on):
+        say(
+            f"warning: {len(known)} of {len(test)} test questions are about patients the encoder was pretrained on "
+            f"(first: {known[0].id}); ecglm predict will refuse them"
+        )
+    return np.union1d(bundle.trained_on, people(train_rows))
 
 
 def _final_files(folder: Path) -> list[Path]:
-    """What a run leaves, without the states it resumes from and without paths of this machine (recipe.yaml)."""
-    kept = (p for p in folder.rglob("*") if p.is_file() and STATES not in p.relative_to(folder).parts)
+    """What a run leaves, without the states it resumes from, paths of this machine (recipe.yaml) and clocks."""
+    left = {STATES, *CLOCKED}
+    kept = (p for p in folder.rglob("*") if p.is_file() and not left & set(p.relative_to(folder).parts))
     return sorted(p for p in kept if p.name not in ("plan.json", "recipe.yaml"))
 
 
@@ -112,18 +163,13 @@ def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
         settings.pop(name)
     for name, options in recipe.used.items():
         settings[name] = {**strict.to_dict(options), **named_files(name, options)}
+    for section in (settings["model"], settings["model"]["image"] or {}):
+        if section.get("encoder_from"):
+            section["encoder_from"] = file_sha256(read_encoder(section["encoder_from"], verify=False).folder / MANIFEST)
+    settings["model"].pop("system_file")  # what it says counts, not where it lies
+    settings["model"]["system"] = read_system(recipe.model).system
+    settings["train"].pop("num_workers")  # a run may go on with more or fewer
     return {**settings, "limit": limit}
-
-
-def named_files(name: str, options: RecipeOptions) -> dict[str, str]:
-    """Option → sha256 of the file it names, of the section ``name``; ConfigError where that cannot be read."""
-    found = {}
-    for option, path in options.files().items():
-        try:
-            found[option] = file_sha256(path)
-        except OSError as error:
-            raise ConfigError(f"{name}.{option}: {path} cannot be read ({error.strerror})") from error
-    return found
 
 
 def _result(folder: Path, reused: bool) -> TrainResult:
@@ -157,7 +203,23 @@ def _bundle(recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence
         )
     representation = representation_of(recipe, stores, train_rows)
     texts = sorted({t.text for c in train_rows for t in c.turns})
-    return create(recipe.model, representation, pipelines[0], texts, recipe.train.seed)
+    records = sorted({e for c in train_rows for e in c.ecgs})
+    source = EcgSource(stores, representation)
+
+    def symbols(number: int) -> Iterator[np.ndarray]:
+        chosen = generator_for(recipe.train.seed, "symbols").permutation(len(records))[:number]
+        yield from (source.encode(records[i]).token_ids for i in sorted(chosen.tolist()))
+
+    return create(
+        recipe.model,
+        representation,
+        pipelines[0],
+        texts,
+        recipe.train.seed,
+        symbols,
+        device=recipe.train.device,
+        own_masks=recipe.train.share_ecg,
+    )
 
 
 def representation_of(
@@ -167,23 +229,15 @@ def representation_of(
 
     Raises ConfigError or EcglmError for options that fit neither.
     """
-    size, tokens = picture(recipe.model.encoder, recipe.model.encoder_options)
-    context = BuildContext(
-        rate=stores[0].rate,
-        seg_len=stores[0].seg_len,
-        seed=recipe.train.seed,
-        records=tuple(sorted({e for c in train_rows for e in c.ecgs})),
-        segment=EcgSource(stores, None).segment,
-        image_size=size,
-        image_tokens=tokens,
-    )
-    made = [SECTIONS[name].from_recipe(options, context) for name, options in recipe.used.items()]
-    return made[0] if len(made) == 1 else WithWords(*made)
+    model, _ = resolved(recipe.model, verify=False)
+    records = tuple(sorted({e for c in train_rows for e in c.ecgs}))
+    return shown_by(recipe, model, stores, records, EcgSource(stores, None).segment)
 
 
 def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable[[str], None]) -> dict[str, Any]:
     counts: dict[str, Any] = {}
-    (folder / "rejects.jsonl").unlink(missing_ok=True)
+    if ranks().main:
+        (folder / "rejects.jsonl").unlink(missing_ok=True)
     for name, data in zip(("train", "val"), datasets, strict=True):
         counts[name] = {
             **data.counts(),
@@ -197,7 +251,7 @@ def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable
                 f"{name}: {cuts['ecgs_cut']} of {cuts['ecgs']} ECGs are longer than max_ecg_tokens and cut; "
                 f"shown of those: {shares}"
             )
-        if data.rejected:
+        if data.rejected and ranks().main:
             append_jsonl(folder / "rejects.jsonl", [{"split": name, **row} for row in data.rejected])
             say(f"{name}: {len(data.rejected)} conversations rejected, see {folder / 'rejects.jsonl'}")
         if not len(data):
@@ -209,21 +263,34 @@ def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable
 
 def _fit(
     recipe: Recipe, bundle: Bundle, datasets: Sequence[ElmDataset], folder: Path, say: Callable[[str], None]
-) -> None:
+) -> Learning:
     hf_logging.set_verbosity_error()
     torch.manual_seed(recipe.train.seed)
-    parts = recipe.train.parts or [p for p in ("encoder", "connector", "llm") if getattr(bundle.elm, p) is not None]
-    learning = bundle.elm.set_trainable(parts)
-    if recipe.model.lora is not None:
-        total = sum(p.numel() for p in bundle.elm.llm.parameters())
-        say(f"LoRA: {learning['llm']:,} of the LLM's {total:,} weights learn")
+    attention = bundle.elm.llm.config._attn_implementation
+    say(f"language model {recipe.model.llm}: {recipe.model.dtype}, attention {attention}, {bundle.prompter.chat.name}")
+    learning = bundle.elm.set_trainable(recipe.train.parts or usual_parts(bundle.elm))
+    _say_learning(learning, bundle, say)
     trainer = ElmTrainer(bundle, datasets[0], datasets[1], recipe.train, folder, say)
-    point = resume_point(folder / STATES)
+    point = from_main(lambda: resume_point(folder / STATES))
     if point:
         say(f"goes on from {Path(point).name}")
         if is_over(Path(point), recipe.train):
-            return
+            return learning
     trainer.train(resume_from_checkpoint=point)
+    return learning
+
+
+def _say_learning(learning: Learning, bundle: Bundle, say: Callable[[str], None]) -> None:
+    """The three lists: what learns, what adapters change, what stands still, with the weights that learn."""
+    if learning.train:
+        of = {part: sum(w.numel() for w in bundle.elm.part(part)) for part in learning.train}
+        say("learns: " + ", ".join(f"{p} {learning.counts[p]:,} of {of[p]:,}" for p in learning.train))
+    if learning.lora:
+        total = sum(p.numel() for p in bundle.elm.llm.parameters())
+        say(f"LoRA: {sum(learning.counts[p] for p in learning.lora):,} of the LLM's {total:,} weights learn")
+    if learning.frozen:
+        say(f"frozen: {', '.join(learning.frozen)}")
+    say(f"{sum(learning.counts.values()):,} of {bundle.num_parameters:,} weights learn")
 
 
 def _loss_curve(folder: Path) -> None:

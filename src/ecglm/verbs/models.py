@@ -64,13 +64,18 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
 
 def train_(args: list[str]) -> None:
     """Train a recipe."""
-    from ecglm.training.run import train
+    from ecglm.training.check import check_recipe
 
     recipe, run = _recipe(args, "train")
+    check_recipe(recipe)  # told in seconds, before the libraries that train are loaded
+    from ecglm.training.run import train
+
     limit = run.limit
     if run.dev:
         limit = 64 if limit is None else limit
-        short = dataclasses.replace(recipe.train, max_steps=6, warmup_steps=2, log_every=1, eval_every=3)
+        short = dataclasses.replace(
+            recipe.train, max_steps=6, max_epochs=None, warmup_steps=2, warmup_share=None, log_every=1, eval_every=3
+        )
         recipe = dataclasses.replace(recipe, train=short)
     result = train(recipe, run.out, overwrite=run.overwrite, limit=limit, say=say)
     reused = " (was complete already, reused)" if result.reused else ""
@@ -80,12 +85,21 @@ def train_(args: list[str]) -> None:
 
 def validate(args: list[str]) -> None:
     """Read a recipe and everything it names, and say what would be trained."""
+    from ecglm.verbs.pretraining import is_pretraining, validate_pretraining
+
+    if args and is_pretraining(args[0]):
+        validate_pretraining(args)
+        return
+    recipe, _ = _recipe(args, "validate")
+    from ecglm.training.check import check_recipe
+
+    check_recipe(recipe)
     from ecglm.conversations.table import read_conversations
+    from ecglm.models.towers import known_name
     from ecglm.prompts.data import EcgSource
     from ecglm.store.reader import SegmentStore
-    from ecglm.training.run import named_files, representation_of
+    from ecglm.training.run import representation_of
 
-    recipe, _ = _recipe(args, "validate")
     stores = [SegmentStore(s) for s in recipe.data.stores]
     rows = [c for f in recipe.data.files for c in read_conversations(f, task=recipe.data.tasks or None)]
     held = {r for s in stores for r in s.records()}
@@ -93,18 +107,20 @@ def validate(args: list[str]) -> None:
         found = [c for c in rows if c.split == split]
         missing = sum(any(e not in held for e in c.ecgs) for c in found)
         say(f"{split}: {len(found)} questions" + (f", {missing} on ECGs that no store holds" if missing else ""))
-    for name, options in recipe.used.items():
-        named_files(name, options)
     usable = [c for c in rows if c.split == "train" and c.ecgs and all(e in held for e in c.ecgs)]
     representation = representation_of(recipe, stores, usable)
     if representation.input_shape is not None:
         shape = " x ".join(map(str, representation.input_shape))
-        say(f"encoder {recipe.model.encoder} reads {shape} of each ECG")
+        say(f"encoder {known_name(recipe.model)} reads {shape} of each ECG")
     if usable:
         shown = EcgSource(stores, representation).encode(usable[0].ecgs[0])
         words = f" and {len(shown.text.split())} words" if shown.text else ""
         say(f"{usable[0].ecgs[0]} takes {len(shown.token_ids)} ECG tokens{words}")
-    say(f"{recipe.name}: {recipe.shown}, {recipe.model.llm}, {recipe.train.max_steps} steps: valid")
+        from ecglm.training.memory_recipe import memory_lines
+
+        train = [c for c in usable if c.split == "train"]
+        tell(memory_lines(recipe, train, representation, len(shown.token_ids)))
+    say(f"{recipe.name}: {recipe.shown}, {recipe.model.llm}, {recipe.train.length}: valid")
 
 
 for _function in (train_, validate):

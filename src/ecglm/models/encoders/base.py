@@ -12,7 +12,9 @@ from ecglm.errors import ConfigError
 
 
 def reads(name: str) -> str:
-    """What the encoder called ``name`` reads: ``"signal"`` or ``"image"``. ConfigError for an unknown name."""
+    """What the encoder called ``name`` reads: ``"signal"``, ``"image"``, or ``"symbols"``. ConfigError for an unknown
+    name.
+    """
     return str(getattr(registry.get("encoders", name), "reads", "signal"))
 
 
@@ -33,8 +35,9 @@ def picture(name: str | None, options: Mapping[str, Any]) -> tuple[tuple[int, in
 
 def build_encoder(name: str, *, input_shape: Sequence[int], options: Mapping[str, Any]) -> nn.Module:
     """An encoder by name, for tensors of ``input_shape``: ``(num_leads, num_samples)`` float32 of a signal, or
-    ``(3, height, width)`` uint8 of a picture. It has ``dim`` (width of its tokens), and ``forward`` of a batch gives
-    ``(batch, tokens, dim)``. Raises ConfigError for an unknown name or option, or a shape it does not read.
+    ``(3, height, width)`` uint8 of a picture, or for ``(num_symbols,)``. It has ``dim`` (width of its tokens) and
+    ``num_tokens``, and ``forward`` of a batch gives ``(batch, num_tokens, dim)``. Raises ConfigError for an unknown
+    name or option, or a shape it does not read.
     """
     kind = registry.get("encoders", name)
     shape: dict[str, Any] = {}
@@ -42,6 +45,8 @@ def build_encoder(name: str, *, input_shape: Sequence[int], options: Mapping[str
         if len(input_shape) != 2:
             raise ConfigError(f"encoder '{name}' reads a signal (leads, samples), not shape {tuple(input_shape)}")
         shape = {"num_leads": input_shape[0], "num_samples": input_shape[1]}
+    elif reads(name) == "symbols":
+        shape = {"num_symbols": input_shape[0]}
     try:
         encoder: nn.Module = kind(**shape, **options)
     except TypeError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -51,6 +52,8 @@ class ResNet1d(nn.Module):
         super().__init__()
         if num_samples < stem_stride * 2 ** len(widths):
             raise TypeError(f"{num_samples} samples are too few for {len(widths)} stages")
+        if kernel % 2 == 0 or any(width < 8 or width % 8 for width in widths):
+            raise TypeError(f"kernel must be odd and widths multiples of 8, found {kernel} and {list(widths)}")
         self.stem = nn.Sequential(
             nn.Conv1d(num_leads, widths[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False),
             nn.GroupNorm(8, widths[0]),
@@ -60,6 +63,12 @@ class ResNet1d(nn.Module):
         self.stages = nn.Sequential(*[_Block(a, b, kernel, 2) for a, b in zip(dims, widths, strict=False)])
         self.dropout = nn.Dropout(dropout)
         self.dim = widths[-1]
+        stem_tokens = (num_samples + 2 * (stem_kernel // 2) - stem_kernel) // stem_stride + 1
+        self.num_tokens = math.ceil(stem_tokens / 2 ** len(widths))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.stages(self.stem(x)).transpose(1, 2))
+
+    def fit_weights(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights learned on ECGs of another length: convolutions read any."""
+        return dict(weights)

@@ -26,13 +26,14 @@ from ecglm.models.encoders.vision_config import (
     read_processor,
     values_of,
 )
-from ecglm.models.llm import no_bars
 from ecglm.registry import register
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the library's bars, and its list of weights it does not need (a text tower's)."""
+    from ecglm.models.llm import no_bars  # loads every model of the library: late, so that a bad recipe is told soon
+
     before = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     try:

@@ -21,18 +21,19 @@ def sft(elm: Any, batch: dict[str, Any], num_items: torch.Tensor | int | None = 
 
 
 def answer_loss(elm: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, int]:
-    """``(sum of losses, number of answer tokens)``; only positions from the first answer on reach the output layer."""
-    labels = batch["labels"]
-    learned = (labels != IGNORE).any(dim=0)
-    first = int(torch.argmax(learned.int())) if bool(learned.any()) else labels.shape[1] - 1
-    keep = labels.shape[1] - max(first - 1, 0)
+    """``(sum of losses, number of answer tokens)``; only positions before a learned token reach the output layer."""
+    labels = batch["labels"][:, 1:]
+    columns = torch.nonzero((labels != IGNORE).any(dim=0))[:, 0]
+    if not len(columns):  # no loss, but a graph all the same
+        columns = columns.new_zeros(1)
     logits = elm(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        attention_mask=batch.get("attention_mask"),
         position_ids=batch["position_ids"],
         ecg=batch.get("ecg"),
-        logits_to_keep=keep,
+        image=batch.get("image"),
+        logits_to_keep=columns,
     )
-    targets = labels[:, -keep:][:, 1:]
+    targets = labels[:, columns]
     at = targets != IGNORE
-    return cross_entropy(logits[:, :-1][at].float(), targets[at], reduction="sum"), int(at.sum())
+    return cross_entropy(logits[at].float(), targets[at], reduction="sum"), int(at.sum())
