@@ -20,7 +20,7 @@ from ecglm.cli import VERBS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 #: The recipe whose options stand for those of any, and others for what a signal recipe does not have.
 HELP_RECIPES = tuple(ROOT / "recipes" / f"synthetic-{name}.yaml" for name in ("signal", "ecg-byte", "features"))
 
@@ -36,7 +36,8 @@ def commands(path: Path) -> list[str]:
     """Every ``ecglm …`` command line of a page's shell blocks, or of a recipe's comments."""
     text = path.read_text()
     if path.suffix == ".yaml":
-        lines = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+        said = "\n".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+        lines = said.replace("\\\n", " ").splitlines()
     else:
         lines = [line for block in blocks(text, "sh") for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line.startswith("ecglm ")]

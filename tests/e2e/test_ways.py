@@ -50,6 +50,7 @@ def test_a_head_makes_all_that_its_recipe_reads(ways: ModuleType, way: str) -> N
         if words[1] in ("train", "pretrain"):
             recipe = config.load(ROOT / words[2], Recipe if words[1] == "train" else PretrainRecipe)
             wanted = {*recipe.data.stores, *recipe.data.files}
+            wanted |= {recipe.stacked.percentiles} if recipe.stacked and recipe.stacked.percentiles else set()
             start = recipe.model.encoder_from if words[1] == "train" else recipe.encoder.start_from
             assert wanted | ({start} if start else set()) <= made, text
         out = words[words.index("--out") + 1] if "--out" in words else ""

@@ -188,6 +188,10 @@ def test_attention_is_the_fastest_there_is(monkeypatch) -> None:
     assert choose_attention(half, llama, device="cpu") == "sdpa"
     assert choose_attention(half, llama, device="cuda", own_masks=True) == "sdpa"
     assert choose_attention(ModelConfig(llm="x"), llama, device="cuda") == "sdpa"  # single precision
+    asked = ModelConfig(llm="x", dtype="bfloat16", attention="flash_attention_2")
+    assert choose_attention(asked, llama, device="cuda") == "flash_attention_2"
+    with pytest.raises(ConfigError, match=r"flash_attention_2 cannot read masks; set train\.share_ecg: false"):
+        choose_attention(asked, llama, device="cuda", own_masks=True)
     both = ModelConfig(llm="x", dtype="bfloat16", ecg_attention="bidirectional")
     assert choose_attention(both, llama, device="cuda") == "sdpa"
     assert choose_attention(ModelConfig(llm="x", attention="eager"), llama, device="cuda") == "eager"

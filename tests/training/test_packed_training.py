@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import MistralConfig, MistralForCausalLM
 
 from ecglm import config as strict
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.files import read_jsonl
 from ecglm.models.checkpoint import create
+from ecglm.models.llm import train_tokenizer
 from ecglm.prompts.data import EcgSource, ElmDataset
 from ecglm.prompts.packing import rows_of
 from ecglm.store.reader import SegmentStore
@@ -137,3 +139,19 @@ def test_options_that_make_no_sense_are_refused() -> None:
         TrainConfig(num_workers=-1)
     with pytest.raises(ValueError, match=r"train\.pack_len must be 1 or more"):
         TrainConfig(packing=True, pack_len=0)
+
+
+def test_a_window_shorter_than_a_shared_sequence_needs_packing(world, tmp_path: Path) -> None:
+    """Some layers of Mistral, Gemma and others look back over so many tokens; a padded batch has one mask for all."""
+    llm = tmp_path / "mistral"
+    tokenizer = train_tokenizer([t.text for c in world.conversations() for t in c.turns], 300)
+    tokenizer.save_pretrained(llm)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=len(tokenizer) + 8, num_key_value_heads=2, sliding_window=12, **sizes)
+    MistralForCausalLM(config).save_pretrained(llm)
+    recipe = world.recipe(max_steps=1, eval_every=1, warmup_steps=0)
+    recipe = replace(recipe, model=replace(recipe.model, llm=str(llm)))
+    with pytest.raises(ConfigError, match=r"looks back over 12 tokens in some layers.*set train\.packing: true"):
+        train(recipe, tmp_path / "padded", say=lambda text: None)
+    packed = replace(recipe, train=replace(recipe.train, packing=True))
+    assert train(packed, tmp_path / "packed", say=lambda text: None).val_loss > 0

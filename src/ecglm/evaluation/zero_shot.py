@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ecglm.conversations.label_questions import ANSWERS
-from ecglm.errors import ConfigError
+from ecglm.errors import ConfigError, nearest
 from ecglm.evaluation.auroc import Aurocs, macro_aurocs
 from ecglm.evaluation.labelled import Labelled, tensors
 from ecglm.evaluation.probe import RANDOM, aurocs_as_dict, interval_text
@@ -111,10 +111,13 @@ def zero_shot(
 
     towers: name → model with ``embed_ecg`` and ``embed_text``; ``"random"`` is what the others are compared with.
     groups: all that the records have, unless named; a record without a label of a group is no part of it. prompts:
-    group → class → text, instead of the table's. Raises ConfigError for a prompt of a class that is not there.
+    group → class → text, instead of the table's. Raises ConfigError for a prompt of a group or
+    class that is not there.
     """
     wanted = list(groups or labelled.groups())
     for group, own in (prompts or {}).items():
+        if group not in wanted and group not in (known := labelled.groups()):
+            raise ConfigError(f"prompts: no label group '{group}' in these records{nearest(group, known)}")
         for name in own:
             if group in wanted and name not in labelled.classes(group):
                 raise ConfigError(f"prompts: no class '{name}' in the group '{group}' of these records")

@@ -126,6 +126,9 @@ def choose_attention(model: ModelConfig, config: Any, *, device: str = "cpu", ow
     ]
     if model.attention == "flash_attention_2" and lacking:
         raise ConfigError(f"model.attention: flash_attention_2 needs {' and '.join(lacking)}; use auto")
+    if model.attention == "flash_attention_2" and (own_masks or model.ecg_attention != "causal"):
+        mend = "train.share_ecg: false" if own_masks else "model.ecg_attention: causal"
+        raise ConfigError(f"model.attention: flash_attention_2 cannot read masks; set {mend}, or use auto")
     if model.attention == "sdpa" and not sdpa:
         raise ConfigError(f"model.attention: {model.llm} has no sdpa; use auto or eager")
     if model.attention != "auto":

@@ -91,9 +91,9 @@ def read_released(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]
 def _check_zip(path: Path) -> None:
     """A zip of stored members, none larger than the file: nothing can unfold into more than lies on the disk."""
     with path.open("rb") as handle:
-        start = handle.read(2)
-    if not zipfile.is_zipfile(path):
-        if start == b"PK":
+        start = handle.read(4)
+    if not zipfile.is_zipfile(path) or start != b"PK\x03\x04":  # torch would read a zip behind a pickle as the pickle
+        if start[:2] == b"PK":
             raise EcglmError(f"{path}: damaged or cut short; fetch it again")
         raise UnsafeInputError(
             f"{path}: not PyTorch's zip format but a bare pickle or something else; refused. Have it saved again as "
@@ -147,6 +147,8 @@ def _unwrap(found: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise EcglmError(f"{path}: {name} is sparse or quantised; plain weights are read")
+        if tensor.is_meta:
+            raise EcglmError(f"{path}: {name} has a shape but no values; have it saved again with its weights")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UnsafeInputError(f"{path}: {name} claims more values than the file holds; refused")
     for prefix in PREFIXES:

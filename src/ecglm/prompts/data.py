@@ -99,30 +99,32 @@ class ElmDataset(Dataset):
         self.truncated: Counter[str] = Counter()
         self._shown: dict[str, Mapping[str, float]] = {}
         for row, group in groups.items():
-            usable = [c for c in group if self._usable(c)]
-            if usable:
-                self.items.append(usable)
+            built = [(c, example) for c in group if (example := self._usable(c)) is not None]
+            if built:
+                self.items.append([c for c, _ in built])
                 self.rows.append("/".join(row))
-                example = self[len(self.items) - 1]
+                example = self._joined([e for _, e in built], group[0])
                 self.lengths.append(len(example.input_ids))
                 self.truncated.update(example.truncated)
 
-    def _usable(self, conversation: Conversation) -> bool:
+    def _usable(self, conversation: Conversation) -> Example | None:
         try:
             example = self._example([conversation], conversation.id, None)
             if not (example.labels >= 0).any():
                 raise RejectedRecord("no_answer", f"{conversation.id}: no assistant turn to learn from")
         except RejectedRecord as error:
             self.rejected.append({"id": conversation.id, "reason": error.reason, "detail": error.detail})
-            return False
-        return True
+            return None
+        return example
 
     def _example(self, group: Sequence[Conversation], row: str, epoch: int | None) -> Example:
         inputs = [self._show(ecg, f"{row}/{number}", epoch) for number, ecg in enumerate(group[0].ecgs)]
-        examples = [self.prompter.build(c.id, c.turns, inputs) for c in group]
+        return self._joined([self.prompter.build(c.id, c.turns, inputs) for c in group], group[0])
+
+    def _joined(self, examples: Sequence[Example], first: Conversation) -> Example:
         if len(examples) == 1:
             return examples[0]
-        return share_prefix(group[0].ecgs[0], examples, self.prompter.ecg_ids)
+        return share_prefix(first.ecgs[0], examples, self.prompter.ecg_ids)
 
     def _show(self, record_id: str, row_id: str, epoch: int | None) -> EcgInput:
         if epoch is None:

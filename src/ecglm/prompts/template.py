@@ -88,7 +88,6 @@ def _from_template(tokenizer: Any, name: str) -> ChatFormat:
     if not headers[0].endswith(lead):
         raise _CannotRender("its earlier answers begin otherwise than its last one")
     system = _system(tokenizer, talk, opening, [*middle, rest], prompt)
-    stripped = _stripped(tokenizer)
     close, end = _end(tokenizer, nexts[0], rest)
     closed = len(close) + len(end)
     return ChatFormat(
@@ -102,7 +101,7 @@ def _from_template(tokenizer: Any, name: str) -> ChatFormat:
         end=end,
         between=nexts[0][closed:],
         tail=rest[closed:],
-        strip=frozenset(role for role in stripped if role != "system" or system is not None),
+        strip=frozenset(_stripped(tokenizer)),
     )
 
 
@@ -236,11 +235,11 @@ def to_template(chat: ChatFormat, system: str = "") -> str:
         return "{{- " + (f"({content}) | trim" if role in chat.strip else content) + " -}}"
 
     if chat.system is None:
-        first = text(chat.opening) + shown("user", "(system ~ '\\n\\n' ~ m['content'] if system else m['content'])")
+        first = text(chat.opening) + f"{{%- if system -%}}{shown('system', 'system')}{text(chr(10) * 2)}{{%- endif -%}}"
     else:
         opened = text(chat.system[0]) + shown("system", "system") + text(chat.system[1])
         first = f"{{%- if system -%}}{opened}{{%- else -%}}{text(chat.opening)}{{%- endif -%}}"
-        first += shown("user", "m['content']")
+    first += shown("user", "m['content']")
     answer = text(chat.lead) + shown("assistant", "m['content']") + text(chat.close + chat.end)
     return "".join(
         [

@@ -63,10 +63,10 @@ class ChatFormat:
         if [t.role for t in turns[first:]] != expected or len(turns) == first:
             found = " ".join(t.role for t in turns)
             raise RejectedRecord("turn_order", f"user and assistant must take turns, user first; found {found}")
-        shown = list(turns)
+        shown = [replace(t, text=t.text.strip()) if t.role in self.strip else t for t in turns]
         if first and self.system is None:
-            shown = [Turn("user", f"{turns[0].text}\n\n{turns[1].text}"), *turns[2:]]
-        return [replace(t, text=t.text.strip()) if t.role in self.strip else t for t in shown]
+            shown = [Turn("user", f"{shown[0].text}\n\n{shown[1].text}"), *shown[2:]]
+        return shown
 
     def pieces(self, turns: Sequence[Turn], *, generate: bool = False) -> list[Piece]:
         """The conversation as pieces; ``generate`` ends them with the header after which the model answers."""

@@ -72,6 +72,7 @@ class Memory:
 
 
 def size_text(count: int) -> str:
+    """Bytes, for a person."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 

@@ -15,7 +15,7 @@ from transformers.utils import logging as hf_logging
 
 from ecglm import config as strict
 from ecglm.conversations.table import conversations_fingerprint, read_conversations
-from ecglm.errors import EcglmError
+from ecglm.errors import ConfigError, EcglmError
 from ecglm.files import (
     MANIFEST,
     append_jsonl,
@@ -115,6 +115,7 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
             ElmDataset(val_rows, ecgs, bundle.prompter, share_ecg=share),
         ]
         counts = _report_datasets(folder, datasets, say)
+        _check_window(recipe, bundle, datasets)
         words = fingerprint(bundle.prompter.tokenizer.get_vocab())
         agree("what is trained on", [[d.rows for d in datasets], [d.lengths for d in datasets], words])
         learning = _fit(recipe, bundle, datasets, folder, say)
@@ -259,6 +260,19 @@ def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable
     longest = max(max(d.lengths) for d in datasets)
     say(f"train {counts['train']['used']} questions, val {counts['val']['used']}; longest sequence {longest} tokens")
     return counts
+
+
+def _check_window(recipe: Recipe, bundle: Bundle, datasets: Sequence[ElmDataset]) -> None:
+    """ConfigError where a layer looks back over fewer tokens than a shared sequence has: the mask of a padded batch of
+    such sequences is one for all layers.
+    """
+    window = getattr(bundle.elm.llm.config, "sliding_window", None)
+    longest = max(max(d.lengths) for d in datasets)
+    if recipe.train.share_ecg and not recipe.train.packing and window is not None and longest > window:
+        raise ConfigError(
+            f"model.llm {recipe.model.llm} looks back over {window} tokens in some layers, and questions that share an "
+            f"ECG make {longest}; set train.packing: true, or train.share_ecg: false"
+        )
 
 
 def _fit(

@@ -78,6 +78,10 @@ def train_(args: list[str]) -> None:
         )
         recipe = dataclasses.replace(recipe, train=short)
     result = train(recipe, run.out, overwrite=run.overwrite, limit=limit, say=say)
+    from ecglm.training.distributed import ranks
+
+    if not ranks().main:  # one process of several speaks
+        return
     reused = " (was complete already, reused)" if result.reused else ""
     say(f"best: step {result.best_step}, validation loss {result.val_loss:.4f}{reused}")
     say(f"checkpoint: {result.best}")

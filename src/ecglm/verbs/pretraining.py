@@ -76,9 +76,9 @@ def read_recipe(args: list[str], verb: str) -> tuple[Any, _PretrainOptions]:
 
 def pretrain_(args: list[str]) -> None:
     """Pretrain an encoder from a recipe."""
-    from ecglm.training.pretrain import pretrain
-
     recipe, run = read_recipe(args, "pretrain")
+    from ecglm.training.pretrain import pretrain  # slow to import: a recipe that cannot be is refused before
+
     limit = run.limit
     if run.dev:
         limit = 64 if limit is None else limit
