@@ -315,6 +315,10 @@ def test_validate_says_what_would_be_trained(way, tmp_path):
     assert f"train: {sum(r['split'] == 'train' for r in rows)} questions" in said and "valid" in said
     recipe = write_recipe(tmp_path / "r.yaml", tmp_path / "gone.parquet", way.store)
     assert "gone.parquet: no such file" in ecglm("validate", recipe).error
+    misspelt = yaml.safe_load(Path(way.recipe).read_text())
+    misspelt["data"]["tasks"] = ["rythm"]
+    recipe.write_text(yaml.safe_dump(misspelt))
+    assert "no question of the tasks rythm in split 'train'" in ecglm("validate", recipe).error
 
 
 @pytest.mark.parametrize(
@@ -523,14 +527,17 @@ def test_a_recipe_with_an_unknown_key_names_its_line(tmp_path):
 
 def test_every_recipe_of_the_repository_is_read():
     from ecglm import config
+    from ecglm.training.pretrain_recipe import PretrainRecipe
     from ecglm.training.recipe import Recipe
+    from ecglm.verbs.pretraining import is_pretraining
 
-    files = sorted((ROOT / "recipes").glob("*.yaml"))
-    assert files
+    files = sorted((ROOT / "recipes").rglob("*.yaml"))
+    assert len({file.parent for file in files}) > 3
     for file in files:
-        recipe = config.load(file, Recipe)
-        assert recipe.name == file.stem
-        assert config.loads(config.dumps(recipe), Recipe) == recipe
+        kind = PretrainRecipe if is_pretraining(file) else Recipe
+        recipe = config.load(file, kind)
+        assert file.parent.name != "recipes" or recipe.name == file.stem
+        assert config.loads(config.dumps(recipe), kind) == recipe
 
 
 def test_the_tiny_recipe_runs_as_its_comment_says(tmp_path, monkeypatch):
@@ -554,7 +561,7 @@ def test_every_verb_has_a_page_of_help(verb):
     assert len(ran.out.splitlines()) >= 2
 
 
-@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("train", "validate")])
+@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("train", "validate", "pretrain")])
 def test_the_help_explains_every_option(verb):
     function = cli.function_of(verb)
     said = " ".join(ecglm(*verb.split(), "--help").out.replace("│", " ").split())
@@ -588,7 +595,7 @@ def test_verbs_and_functions_match():
 
 def test_ls_names_what_is_registered():
     said = done("ls")
-    for line in ("pipelines: default, ecg_bench", "encoders: clip, resnet1d, siglip, siglip2, vit"):
+    for line in ("pipelines: default, ecg_bench", "encoders: base, clip, conv, linear, merl, mlae"):
         assert line in said
     found = done("ls", "records")
     assert found in said

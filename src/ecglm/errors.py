@@ -38,3 +38,16 @@ def nearest(word: str, candidates: object) -> str:
 
     found = difflib.get_close_matches(word, [str(c) for c in candidates], n=1, cutoff=0.5)  # type: ignore[attr-defined]
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What a call to the Hugging Face hub raises: its answers, and what its HTTP client says where nobody answers."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client = (kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+    return (OSError, ValueError, *client)  # type: ignore[arg-type]
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be that of a folder, not of a repository on the hub (``owner/name``)."""
+    return name.count("/") > 1 or name.startswith((".", "/", "~"))

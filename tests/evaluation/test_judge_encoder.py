@@ -73,6 +73,15 @@ def test_an_encoder_without_texts_has_the_probe_alone(small, tmp_path):
     assert judged.scores["zero_shot"] == [] and len(judged.scores["probe"]) == 1
 
 
+def test_prompts_that_nothing_would_read_are_refused(small, merl, tmp_path):
+    with pytest.raises(EcglmError, match="zero-shot classification is switched off; leave them out"):
+        judge_encoder(merl, [small.store], tmp_path, **OPTIONS, zero_shot=False, prompts={"rhythm": {}})
+    plain = build_encoder("resnet1d", input_shape=(12, SEG_LEN), options={})
+    bare = save_encoder(tmp_path / "plain", plain, name="resnet1d", options={}, input_shape=(12, SEG_LEN))
+    with pytest.raises(EcglmError, match="pretrained without texts; leave them out"):
+        judge_encoder(bare, [small.store], tmp_path / "out", **OPTIONS, prompts={"rhythm": {}})
+
+
 def test_random_weights_are_of_the_same_architecture_and_seeded(merl):
     file = read_encoder(merl)
     first, again, other = (untrained(file, seed) for seed in (0, 0, 1))

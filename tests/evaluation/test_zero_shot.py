@@ -82,6 +82,12 @@ def test_prompts_of_classes_that_are_not_there_are_refused():
         run(prompts={"g": {"c": "gamma"}})
 
 
+def test_prompts_of_a_group_that_is_not_there_are_refused():
+    with pytest.raises(ConfigError, match="no label group 'i' in these records"):
+        run(prompts={"i": WORDS})
+    assert run(prompts={"h": {"x": "gamma wave"}})[0].group == "g"  # of a group that is not asked for
+
+
 def test_what_a_class_is_asked_by():
     assert prompt_of("rhythm", "AFIB") == "atrial fibrillation"
     assert prompt_of("superclass", "CD") == "conduction disturbance"

@@ -136,8 +136,12 @@ def test_what_is_no_encoder_folder(tmp_path, encoder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(TornOutputError, match="no manifest"):
         read_encoder(tmp_path / "empty")
-    with pytest.raises(EcglmError, match="no such encoder folder, and not to be had from the hub") as error:
+    with pytest.raises(
+        EcglmError, match=r"absent: no such encoder folder; `ecglm pretrain` or `ecglm import`"
+    ) as error:
         read_encoder(tmp_path / "absent")
+    with pytest.raises(EcglmError, match=r"no such encoder folder .*, and not to be had from the hub"):
+        read_encoder("absent")
     assert "\n" not in str(error.value)
     folder = write(tmp_path / "e", encoder)
     settings = json.loads((folder / "config.json").read_text()) | {"format": 99}

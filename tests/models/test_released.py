@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -228,3 +230,29 @@ def test_from_the_hub_one_file_alone_is_fetched(tmp_path, monkeypatch):
     with pytest.raises(EcglmError, match="lab/other: no such file, and not to be had from the hub: 401") as error:
         find_weights("lab/other")
     assert "\n" not in str(error.value)
+
+
+def test_a_zip_behind_an_old_pickle_is_refused(tmp_path):
+    """torch looks at the first bytes, zipfile at the last: both must see one and the same archive."""
+    torch.save(WEIGHTS, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(tmp_path / "w.pt", "a") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    with pytest.raises(UnsafeInputError, match="a bare pickle or something else; refused"):
+        read_released(tmp_path / "w.pt")
+
+
+def test_a_tensor_without_values_is_refused(tmp_path):
+    with pytest.raises(EcglmError, match=r"w\.a has a shape but no values"):
+        read_released(saved(tmp_path / "w.pt", {"w.a": torch.zeros(3, device="meta")}))
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
+    """What the hub's HTTP client raises without a network is no OSError."""
+    client = sys.modules[type(huggingface_hub.get_session()).__module__.partition(".")[0]]
+
+    def silent(self, name):
+        raise client.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("ecglm.models.released.HfApi.list_repo_files", silent)
+    with pytest.raises(EcglmError, match="not to be had from the hub: Name or service not known"):
+        find_weights("lab/model")

@@ -180,6 +180,18 @@ def test_d26_a_family_without_system_turn_gets_its_text_in_the_first_user_turn(t
         assert f"{begin}{SYSTEM}\n\nIs it normal?" in text and text.count(SYSTEM) == 1
 
 
+def test_blanks_around_a_merged_system_text_and_question_are_the_templates(tokenizers) -> None:
+    """Gemma 3 trims the question and leaves the system text as it is; Gemma 2 takes the format of Gemma 3."""
+    turns = [Turn("system", f"{SYSTEM}\n"), Turn("user", "  Is it normal?\n"), Turn("assistant", " yes ")]
+    tokenizer = tokenizers["gemma3"]
+    wanted = theirs(tokenizer, turns)
+    for chat in (chat_format("gemma", tokenizer), chat_format("template", tokenizer)):
+        assert Prompter.create(tokenizer, chat, []).build("x", turns, []).input_ids.tolist() == wanted
+    tokenizer = BUILDERS["gemma3"]()
+    tokenizer.chat_template = to_template(chat_format("gemma", tokenizer))
+    assert theirs(tokenizer, turns) == wanted
+
+
 #: Strings of robustness §5, and control tokens of every family here.
 TYPED = [
     *(

@@ -69,7 +69,7 @@ def arm(point: str) -> None:
 
         stateful.StatefulTrainer._save_checkpoint = limited
     elif what == "end":  # after the last step, before the run's manifest
-        before(run, "_loss_curve", int(number))
+        before(run, "loss_curve", int(number))
 
 
 def main() -> None:

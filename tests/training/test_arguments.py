@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ecglm.errors import EcglmError
-from ecglm.training import arguments as module
 from ecglm.training.arguments import arguments
+from ecglm.training.distributed import check_device
 from ecglm.training.options import TrainConfig
 
 
@@ -35,8 +35,8 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(EcglmError, match=r"train\.device is cuda:2, but there are only 2 \(cuda:0 to cuda:1\)"):
-        module._check_device("cuda:2")
-    module._check_device("cuda:1")
+        check_device("cuda:2")
+    check_device("cuda:1")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

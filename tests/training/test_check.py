@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from ecglm.errors import EcglmError
 from ecglm.models.config import ImageConfig
 from ecglm.representations.image import ImageOptions
 from ecglm.store.reader import SegmentStore
-from ecglm.training.check import check_recipe
+from ecglm.training.check import check_machine, check_recipe, check_room
 from ecglm.training.recipe import Recipe
 from ecglm.training.run import train
 from tiny_world import World
@@ -46,7 +47,10 @@ BAD = {
         lambda r: page(r, encoder="vit", encoder_options={"weights": "./nowhere/vit"}),
         "nowhere/vit cannot be loaded",
     ),
-    "wrong option": (lambda r: changed(r, "model", encoder_options={"width": [3]}), "unexpected keyword argument"),
+    "wrong option": (
+        lambda r: changed(r, "model", encoder_options={"width": [3]}),
+        r"no option 'width' \(did you mean 'widths'\?\); options:",
+    ),
     "wrong dims": (lambda r: changed(r, "model", encoder_options={"widths": [16] * 9}), "too few for 9 stages"),
     "too many tokens": (lambda r: changed(r, "signal", num_tokens=60), r"gives 16 tokens, the representation wants 60"),
     "too many of a picture": (
@@ -57,6 +61,20 @@ BAD = {
         lambda r: changed(changed(r, "signal", num_tokens=16), "model", max_len=16),
         r"an ECG takes 16 tokens, but model\.max_len is 16",
     ),
+    "an ECG too long for a packed row": (
+        lambda r: changed(changed(r, "signal", num_tokens=16), "train", packing=True, pack_len=16),
+        r"an ECG takes 16 tokens, but train\.pack_len is 16",
+    ),
+    "no such DeepSpeed settings": (
+        lambda r: changed(r, "train", deepspeed="nowhere.json"),
+        r"train\.deepspeed: nowhere\.json: no such file",
+    ),
+    "a package that is not installed": (
+        lambda r: changed(r, "train", deepspeed="recipes/deepspeed/zero2.json"),
+        r"needs a package that is not installed",
+    ),
+    "a tracker that is not installed": (lambda r: changed(r, "train", report_to=("wandb",)), "wandb is not installed"),
+    "a device that is not there": (lambda r: changed(r, "train", device="cuda:99"), r"train\.device is cuda:99"),
     "no such store": (lambda r: changed(r, "data", stores=("gone",)), "gone: no such segment-store"),
     "a rate it cannot have": (lambda r: changed(r, "signal", rate=33), "cannot reduce 50 Hz to 33 Hz"),
     "a resampler shared": (
@@ -69,6 +87,9 @@ BAD = {
         r"model\.image\.shared sends .* which a resampler is not",
     ),
 }
+
+#: Packages that the tests take for not installed, whether they are or not.
+ABSENT = ("deepspeed", "wandb")
 
 
 @pytest.fixture
@@ -86,8 +107,13 @@ def unread(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_recipe_is_told_before_data_is_read(what: str, unread: World, tmp_path: Path) -> None:
+def test_a_bad_recipe_is_told_before_data_is_read(
+    what: str, unread: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, told = BAD[what]
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ABSENT else found(name, *rest))
+    monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(EcglmError, match=told) as error:
         train(make(unread.recipe()), tmp_path / "run", say=lambda text: None)
     assert "\n" not in str(error.value)
@@ -99,6 +125,19 @@ def test_symbols_that_fill_the_context(unread: World) -> None:
     with pytest.raises(EcglmError, match=r"symbols\.max_ecg_tokens is 60, but model\.max_len is 60"):
         check_recipe(changed(recipe, "model", max_len=60))
     check_recipe(recipe)
+    check_room(recipe, recipe.model.max_len - 1, "symbols.rate")
+    with pytest.raises(
+        EcglmError, match=r"an ECG takes 400 tokens, but model\.max_len is 400.* or lower symbols\.rate"
+    ):
+        check_room(changed(recipe, "model", max_len=400), 400, "symbols.rate")
+
+
+def test_what_this_machine_lacks_does_not_make_a_recipe_bad(unread: World) -> None:
+    """A recipe for a GPU is checked where there is none."""
+    recipe = changed(unread.recipe(), "train", device="cuda:99")
+    check_recipe(recipe)
+    with pytest.raises(EcglmError, match="cuda:99"):
+        check_machine(recipe.train)
 
 
 def test_good_recipes_pass_without_their_data(unread: World) -> None:

@@ -21,7 +21,7 @@ from ecglm.store.reader import SegmentStore
 from ecglm.store.splits import assign_splits
 from ecglm.training import stateful
 from ecglm.training.objectives.captioning import Captioning
-from ecglm.training.pretrain import KIND, pretrain
+from ecglm.training.pretrain import KIND, _settings, pretrain
 from ecglm.training.pretrain_plan import make_encoder, make_objective, plan_of
 from ecglm.training.pretrain_recipe import EncoderConfig, PretrainRecipe
 from pretrain_world import OBJECTIVES, PretrainWorld, make_pretrain_world
@@ -225,3 +225,15 @@ def test_the_random_start_is_seeded(small):
         build_encoder("mtae", input_shape=(12, 200), options={"size": "tiny"}).state_dict()[key],
         first.state_dict()[key],
     )
+
+
+def test_a_run_is_told_by_what_changes_it(small, tmp_path):
+    """Not by how many processes make its batches; by what a DeepSpeed file says, not by where it lies."""
+    plan = plan_of(small.recipe("masked"))
+    other = plan_of(small.recipe("masked", num_workers=2))
+    assert _settings(plan, None) == _settings(other, None)
+    files = [tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c.json"]
+    for file, text in zip(files, ("{}", "{}", '{"zero_optimization": {"stage": 2}}'), strict=True):
+        file.write_text(text)
+    a, b, c = (_settings(plan_of(small.recipe("masked", deepspeed=str(f))), None) for f in files)
+    assert a == b != c

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ecglm.store.reader import SegmentStore
 from ecglm.store.splits import assign_splits
 from ecglm.training.objectives.base import Pretraining
 from ecglm.training.pretrain_data import PretrainDataset, Row, people_of, read_rows
+from ecglm.types import ECG_MARK, Turn
 from pretrain_world import RATE, SEG_LEN, PretrainWorld, make_pretrain_world
 
 
@@ -137,3 +140,27 @@ def test_items_that_are_too_long_are_rejected_before_training(store):
     data = PretrainDataset(rows, [store], SHOW, Short())
     assert data.lengths == [3] and [r["reason"] for r in data.rejected] == ["sequence_too_long"]
     assert store.rate == RATE
+
+
+def test_what_is_not_read_of_a_file_is_counted(store, tmp_path):
+    map_corpus("labels", [store], tmp_path / "r.parquet", tasks=["report"], splits=dict(assign_splits(store)), seed=0)
+    rows = read_conversations(tmp_path / "r.parquet")
+    train = next(c for c in rows if c.split == "train")
+    plain = train.__dict__
+    absent = type(train)(**{**plain, "id": "absent", "ecgs": ("nowhere",), "patients": ("nobody",)})
+    turns = (Turn("user", f"{ECG_MARK}{ECG_MARK} The same?"), Turn("assistant", "yes"))
+    two = type(train)(**{**plain, "id": "two", "ecgs": train.ecgs * 2, "patients": train.patients * 2, "turns": turns})
+    write_conversations(tmp_path / "more.parquet", [*rows, absent, two], {"by": "test"}, {})
+    told: Counter[str] = Counter()
+    files = [str(tmp_path / "more.parquet")]
+    found = read_rows([store], files, split_seed=0, texts=True, left_out=told)
+    assert told == {"ecg_not_in_store": 1, "not_one_ecg": 1}
+    assert found == read_rows([store], [str(tmp_path / "r.parquet")], split_seed=0, texts=True)
+
+
+def test_an_objective_without_texts_reads_any_conversations(store, tmp_path):
+    splits = dict(assign_splits(store))
+    map_corpus("labels", [store], tmp_path / "two.parquet", tasks=["report", "rhythm"], splits=splits, seed=0)
+    rows = read_rows([store], [str(tmp_path / "two.parquet")], split_seed=0, texts=False)
+    assert {r.text for found in rows.values() for r in found} == {""}
+    assert all(splits[r.patient_id] == split for split, found in rows.items() for r in found)

@@ -148,6 +148,7 @@ def test_every_registered_representation_has_a_section_with_its_options() -> Non
     "representation, model, told",
     [
         ("symbols: {}\n", "  encoder_options: {dropout: 0.1}\n", "feeds no encoder, but model.encoder_options"),
+        ("symbols: {}\n", "  encoder: merl\n", "feeds no encoder, but model.encoder 'merl' is given"),
         ("signal: {}\n", "  encoder: null\n", "'signal' feeds an encoder, but model.encoder is empty; name one"),
         ("", "  encoder: null\n", "neither a representation nor model.encoder is given"),
         ("", "  encoder: resnet\n", "did you mean 'resnet1d'"),

@@ -258,12 +258,12 @@ def test_a_run_killed_after_its_last_validation_does_not_train_on(world, tmp_pat
     class Killed(BaseException):
         pass
 
-    def killed(folder: Path) -> None:
+    def killed(folder: Path, what: str) -> None:
         raise Killed
 
     recipe = world.recipe(max_steps=10, eval_every=2, patience=2)
     with monkeypatch.context() as patch:
-        patch.setattr("ecglm.training.run._loss_curve", killed)
+        patch.setattr("ecglm.training.run.loss_curve", killed)
         with pytest.raises(Killed):
             train(recipe, tmp_path / "run", say=quiet)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()

@@ -28,14 +28,15 @@ def rates(config: TrainConfig, steps: int, width: int | None = None) -> list[flo
 
 
 def shape(name: str, t: int) -> float:
-    """Share of lr at step ``t`` from 0, by the definitions of the schedules."""
+    """Share of lr at step ``t`` from 0, by the definitions of the schedules; ECG-Bench's count from 1."""
+    if name == "inverse_sqrt":
+        return min(math.sqrt(WARMUP / (t + 1)), (t + 1) / WARMUP)
     if t < WARMUP:
         return t / WARMUP
     return {
         "constant": 1.0,
         "linear": (STEPS - t) / (STEPS - WARMUP),
         "cosine": 0.5 + 0.5 * math.cos(math.pi * (t - WARMUP) / (STEPS - WARMUP)),
-        "inverse_sqrt": math.sqrt(WARMUP / t),
     }[name]
 
 

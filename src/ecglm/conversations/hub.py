@@ -23,7 +23,7 @@ from ecglm.conversations.table import (
     read_rows,
     write_conversations,
 )
-from ecglm.errors import EcglmError, StaleOutputError, TornOutputError
+from ecglm.errors import EcglmError, StaleOutputError, TornOutputError, hub_errors
 from ecglm.files import MANIFEST, atomic_dir, file_sha256, inside, read_manifest, write_manifest, write_text
 from ecglm.types import SPLITS, Conversation
 
@@ -93,7 +93,6 @@ def push_dataset(
     passed on (unless ``allow`` names it), and when the hub refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     token = os.environ.get("HF_TOKEN")
     if not token:
@@ -111,7 +110,7 @@ def push_dataset(
                 commit_message=f"conversations {conversations_fingerprint(file)[:16]}",
                 delete_patterns=["data/*.parquet"],
             )
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except hub_errors() as error:
             raise EcglmError(f"{repo_id}: the hub refused ({_line(error)}); check name and token") from error
     return str(told.repo_url if hasattr(told, "repo_url") else told)
 
@@ -128,7 +127,6 @@ def pull_dataset(
     if Path(source).is_dir():
         return _read_folder(Path(source), source, out, overwrite)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     with tempfile.TemporaryDirectory(prefix="ecglm-pull-") as temporary:
         try:
@@ -141,7 +139,7 @@ def pull_dataset(
                 local_dir=temporary,
                 token=token,
             )
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except hub_errors() as error:
             raise EcglmError(
                 f"{source}: no such dataset folder, and not to be had from the hub ({_line(error)})"
             ) from error

@@ -77,6 +77,9 @@ def judge_encoder(
     otherwise than what the encoder learned from.
     """
     folder, file = Path(out), read_encoder(source)
+    if prompts and not (zero_shot and "towers" in file.facts):
+        why = "this encoder was pretrained without texts" if zero_shot else "zero-shot classification is switched off"
+        raise EcglmError(f"prompts are given, but {why}; leave them out")
     opened = [SegmentStore(p) for p in stores]
     if not opened:
         raise EcglmError("no store; name one with labels with --store DIR")

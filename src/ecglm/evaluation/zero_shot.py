@@ -111,12 +111,13 @@ def zero_shot(
 
     towers: name → model with ``embed_ecg`` and ``embed_text``; ``"random"`` is what the others are compared with.
     groups: all that the records have, unless named; a record without a label of a group is no part of it. prompts:
-    group → class → text, instead of the table's. Raises ConfigError for a prompt of a group or
-    class that is not there.
+    group → class → text, instead of the table's. Raises ConfigError for a prompt of a group or class
+    that is not there.
     """
-    wanted = list(groups or labelled.groups())
+    known = labelled.groups()
+    wanted = list(groups or known)
     for group, own in (prompts or {}).items():
-        if group not in wanted and group not in (known := labelled.groups()):
+        if group not in known:
             raise ConfigError(f"prompts: no label group '{group}' in these records{nearest(group, known)}")
         for name in own:
             if group in wanted and name not in labelled.classes(group):

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import HfApi, get_token, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ecglm import config as strict
-from ecglm.errors import ConfigError, EcglmError, TornOutputError
+from ecglm.errors import ConfigError, EcglmError, TornOutputError, hub_errors, is_path
 from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_errors, write_json, write_manifest
 from ecglm.models.access import check_length, choose_attention, read_system
 from ecglm.models.adapters import add_lora, ecg_gate, load_adapter, plain_llm, save_adapter
@@ -300,10 +299,13 @@ def load_ecg_weights(elm: Elm, folder: Path) -> None:
 
 
 def _download(name: str) -> Path:
+    if is_path(name):
+        raise EcglmError(f"{name}: no such checkpoint folder; `ecglm train` makes one, best/ of its run")
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
-    except (OSError, ValueError) as error:
-        raise EcglmError(f"{name}: no such checkpoint folder, and not to be had from the hub ({error})") from error
+    except hub_errors() as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EcglmError(f"{name}: no such checkpoint folder, and not to be had from the hub ({reason})") from error
 
 
 def push_to_hub(
@@ -321,7 +323,7 @@ def push_to_hub(
         api.upload_folder(folder_path=str(folder), repo_id=repo_id, ignore_patterns=["README.md"] if card else None)
         if card is not None:
             api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo_id)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except hub_errors() as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EcglmError(f"{repo_id}: the hub refused ({first}); check name and token") from error
     return address

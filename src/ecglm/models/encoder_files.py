@@ -17,7 +17,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ecglm.errors import ConfigError, EcglmError, TornOutputError
+from ecglm.errors import ConfigError, EcglmError, TornOutputError, hub_errors, is_path
 from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_errors, write_json, write_manifest
 from ecglm.models.encoders.base import build_encoder
 
@@ -201,8 +201,13 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _download(name: str) -> Path:
+    made = "`ecglm pretrain` or `ecglm import` makes one"
+    if is_path(name):
+        raise EcglmError(f"{name}: no such encoder folder; {made}")
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError) as error:
+    except hub_errors() as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise EcglmError(f"{name}: no such encoder folder, and not to be had from the hub ({reason})") from error
+        raise EcglmError(
+            f"{name}: no such encoder folder ({made}), and not to be had from the hub ({reason})"
+        ) from error

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ecglm.errors import EcglmError, UnsafeInputError, nearest
+from ecglm.errors import EcglmError, UnsafeInputError, hub_errors, nearest
 
 SAFE, PICKLED = (".safetensors",), (".pt", ".pth", ".bin")
 MAX_PROGRAM = 64 << 20  # bytes of the pickle beside the tensors' own bytes; released ones have some kilobytes
@@ -49,7 +49,7 @@ def find_weights(source: str | Path, file: str | None = None) -> Path:
     name = str(source)
     try:
         return Path(hf_hub_download(name, _choose(HfApi().list_repo_files(name), file, name)))
-    except (OSError, ValueError) as error:
+    except hub_errors() as error:
         raise EcglmError(f"{name}: no such file, and not to be had from the hub: {_first_line(error)}") from error
 
 

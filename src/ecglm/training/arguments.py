@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from ecglm.errors import EcglmError
 from ecglm.training.deepspeed import check_deepspeed
-from ecglm.training.distributed import ranks, shares
+from ecglm.training.distributed import check_device, ranks, shares
 from ecglm.training.options import TrainConfig
 
 
@@ -34,7 +34,7 @@ class Arguments(TrainingArguments):
 
 def arguments(config: TrainConfig, states: Path) -> TrainingArguments:
     """The arguments of a run that keeps its states in ``states``; EcglmError for a device that is not there."""
-    _check_device(config.device)
+    check_device(config.device)
     if config.deepspeed is not None:
         check_deepspeed(config.deepspeed)
     own, passes = shares(config.batch_size, config.accumulation, ranks().size)
@@ -71,13 +71,3 @@ def arguments(config: TrainConfig, states: Path) -> TrainingArguments:
         disable_tqdm=True,
         logging_nan_inf_filter=False,
     )
-
-
-def _check_device(device: str) -> None:
-    if not device.startswith("cuda"):
-        return
-    if not torch.cuda.is_available():
-        raise EcglmError(f"train.device is {device}, but no CUDA device is to be seen; use --train.device cpu")
-    index, found = device.partition(":")[2], torch.cuda.device_count()
-    if index and int(index) >= found:
-        raise EcglmError(f"train.device is {device}, but there are only {found} (cuda:0 to cuda:{found - 1})")

@@ -24,6 +24,10 @@ from ecglm.representations.base import BuildContext, RecipeOptions, Representati
 from ecglm.representations.dual import Dual
 from ecglm.representations.pictures import Pooling
 from ecglm.store.reader import SegmentStore
+from ecglm.training.deepspeed import check_deepspeed, zero_stage
+from ecglm.training.distributed import check_device
+from ecglm.training.logs import check_tracker
+from ecglm.training.options import TrainConfig
 from ecglm.training.recipe import SECTIONS, Recipe
 
 
@@ -33,6 +37,8 @@ def check_recipe(recipe: Recipe) -> None:
     otherwise than before, more tokens than the encoder gives or the model reads. Manifests are read, no data.
     """
     check_parts(recipe.train.parts)
+    if recipe.train.deepspeed is not None:
+        zero_stage(recipe.train.deepspeed)
     if isinstance(registry.get("objectives", recipe.train.objective), type):
         raise ConfigError(
             f"train.objective '{recipe.train.objective}' pretrains an encoder: write a recipe for ecglm pretrain"
@@ -55,6 +61,15 @@ def check_recipe(recipe: Recipe) -> None:
     check_llm(model)
 
 
+def check_machine(train: TrainConfig) -> None:
+    """EcglmError for what a recipe asks for and this machine lacks: a device, or a package."""
+    check_device(train.device)
+    if train.deepspeed is not None:
+        check_deepspeed(train.deepspeed)
+    for name in train.report_to:
+        check_tracker(name)
+
+
 def _check_shown(
     recipe: Recipe, model: ModelConfig, files: dict[str, EncoderFile], stores: Sequence[SegmentStore]
 ) -> None:
@@ -62,10 +77,18 @@ def _check_shown(
     shown = shown_by(recipe, model, stores, (), _no_segment)
     check_files(files, shown, stores[0].manifest["settings"]["pipeline"])
     _check_towers(model, files, shown)
-    if shown.num_tokens is not None and shown.num_tokens >= model.max_len:
+    if shown.num_tokens is not None:
+        check_room(recipe, shown.num_tokens, f"{recipe.representation}.num_tokens")
+
+
+def check_room(recipe: Recipe, tokens: int, option: str) -> None:
+    """ConfigError where an ECG of so many tokens fills all that is read at once. option: what makes them fewer."""
+    most, packed = recipe.model.max_len, recipe.train.pack_len
+    limit, size = ("train.pack_len", packed) if packed is not None and packed < most else ("model.max_len", most)
+    if tokens >= size:
         raise ConfigError(
-            f"an ECG takes {shown.num_tokens} tokens, but model.max_len is {model.max_len}, question and answer "
-            f"included; raise model.max_len, or lower {recipe.representation}.num_tokens"
+            f"an ECG takes {tokens} tokens, but {limit} is {size}, question and answer included; raise {limit}, or "
+            f"lower {option}"
         )
 
 
@@ -80,7 +103,8 @@ def named_files(name: str, options: RecipeOptions) -> dict[str, str]:
         try:
             found[option] = file_sha256(path)
         except OSError as error:
-            raise ConfigError(f"{name}.{option}: {path} cannot be read ({error.strerror})") from error
+            mend = "; `ecglm store percentiles` makes it" if option == "percentiles" else ""
+            raise ConfigError(f"{name}.{option}: {path} cannot be read ({error.strerror}){mend}") from error
     return found
 
 

@@ -20,6 +20,16 @@ def check_deepspeed(path: str) -> int:
 
     Raises EcglmError without the package or the file, ConfigError for settings that cannot be trained with here.
     """
+    stage = zero_stage(path)
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise EcglmError("train.deepspeed needs a package that is not installed: pip install 'ecglm[deepspeed]'")
+    return stage
+
+
+def zero_stage(path: str) -> int:
+    """As ``check_deepspeed``, with or without the package."""
+    if not Path(path).is_file():
+        raise EcglmError(f"train.deepspeed: {path}: no such file; recipes/deepspeed/zero2.json is one")
     settings = read_json(Path(path))
     zero = settings.get("zero_optimization", {}) if isinstance(settings, dict) else None
     if not isinstance(zero, dict):
@@ -35,6 +45,4 @@ def check_deepspeed(path: str) -> int:
             f"{path}: ZeRO-3 leaves no process with whole weights to write; train.sharding fsdp shards the same, "
             "writes ordinary checkpoints and resumes: drop train.deepspeed and set it, or ask for stage 2"
         )
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise EcglmError("train.deepspeed needs a package that is not installed: pip install 'ecglm[deepspeed]'")
     return int(stage)

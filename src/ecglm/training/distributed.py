@@ -34,12 +34,27 @@ class Ranks:
         return self.rank == 0
 
 
+def quiet(text: str) -> None:
+    """What every process but the first says."""
+
+
 def ranks() -> Ranks:
     """As ``torchrun`` or ``accelerate launch`` say in the environment; one process where neither started this one."""
     try:
         return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     except ValueError as error:
         raise EcglmError(f"RANK and WORLD_SIZE in the environment must be whole numbers ({error})") from error
+
+
+def check_device(device: str) -> None:
+    """EcglmError for a device that is not there."""
+    if not device.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
+        raise EcglmError(f"train.device is {device}, but no CUDA device is to be seen; use --train.device cpu")
+    index, found = device.partition(":")[2], torch.cuda.device_count()
+    if index and int(index) >= found:
+        raise EcglmError(f"train.device is {device}, but there are only {found} (cuda:0 to cuda:{found - 1})")
 
 
 @contextlib.contextmanager

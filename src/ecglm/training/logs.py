@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import resource
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ecglm.errors import ConfigError
 from ecglm.files import append_jsonl, read_jsonl, write_text
 from ecglm.prompts.examples import IGNORE
 
@@ -20,6 +22,14 @@ METRICS, SKIPPED, SPEED, TRACKED = "metrics.jsonl", "skipped.jsonl", "speed.json
 #: Files and folders of a run that hold a clock: not part of its manifest.
 CLOCKED = (SPEED, TRACKED)
 COUNTS = ("tokens", "useful", "examples", "labels", "without_ecg", "without_answer")
+
+
+def check_tracker(name: str) -> None:
+    """ConfigError for a tracker whose package is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(
+            f"train.report_to: {name} is not installed; pip install {name}, or leave it out (metrics.jsonl is kept)"
+        )
 
 
 def batch_facts(examples: Sequence[Any], batch: dict[str, Any], *, needs_ecg: bool = False) -> dict[str, Any]:
@@ -128,6 +138,31 @@ def summary(out: Path) -> dict[str, int]:
             if row.get(key):
                 found[name] = found.get(name, 0) + row[key]
     return dict(sorted(found.items()))
+
+
+def final_files(folder: Path, *left: str) -> list[Path]:
+    """What a run leaves, without clocks, paths of this machine (plan.json, recipe.yaml) and what is named ``left``."""
+    without = {*CLOCKED, *left}
+    kept = (p for p in folder.rglob("*") if p.is_file() and not without & set(p.relative_to(folder).parts))
+    return sorted(p for p in kept if p.name not in ("plan.json", "recipe.yaml"))
+
+
+def loss_curve(out: Path, what: str = "loss") -> None:
+    """``loss.png``: training and validation loss over steps; ``what`` stands beside the axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    rows = read_jsonl(out / METRICS)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for key, label in (("loss", "training"), ("eval_loss", "validation")):
+        points = [(r["step"], r[key]) for r in rows if key in r]
+        axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
+    axes.set(xlabel="step", ylabel=what, yscale="log")
+    axes.legend()
+    figure.savefig(out / "loss.png", dpi=120, metadata={"Software": None})
 
 
 class Clock:

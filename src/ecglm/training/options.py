@@ -118,7 +118,7 @@ class TrainConfig:
 
     def _at_least(self, name: str, least: int) -> None:
         found = getattr(self, name)
-        if found is not None and not found >= least:
+        if found is not None and found < least:  # what is no number, reading a recipe refuses by itself
             raise ValueError(f"train.{name} must be {least} or more, found {found}")
 
     def _check_warmup(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,22 +24,21 @@ from ecglm.files import (
     append_jsonl,
     file_sha256,
     folder_lock,
-    output_state,
     plan_fingerprint,
-    read_jsonl,
     read_manifest,
     write_manifest,
     write_text,
 )
 from ecglm.models.encoder_files import differences, read_encoder, save_encoder
 from ecglm.prompts.data import EpochSampler
-from ecglm.training.check import named_files
-from ecglm.training.distributed import agree, from_main, ranks, together
-from ecglm.training.logs import CLOCKED, summary
+from ecglm.training.check import check_machine, named_files
+from ecglm.training.distributed import agree, from_main, quiet, ranks, together
+from ecglm.training.logs import final_files, loss_curve, summary
 from ecglm.training.objectives.base import Pretraining
 from ecglm.training.pretrain_data import PretrainDataset, Row, people_of, read_rows
 from ecglm.training.pretrain_plan import Plan, make_encoder, make_objective, plan_of
 from ecglm.training.pretrain_recipe import OBJECTIVES, REPRESENTATIONS, PretrainRecipe
+from ecglm.training.resume import begin_output
 from ecglm.training.stateful import STATES, StatefulTrainer, is_over, resume_point
 
 KIND = "pretraining-run"
@@ -75,12 +75,9 @@ def pretrain(
     one writes and speaks, and all of them return the same.
     """
     plan = plan_of(recipe)
+    check_machine(recipe.train)
     with together(recipe.train.device, recipe.train.timeout) as here:
-        return _pretrain(plan, Path(out), overwrite, limit, say if here.main else _quiet)
-
-
-def _quiet(text: str) -> None:
-    """What every process but the first says."""
+        return _pretrain(plan, Path(out), overwrite, limit, say if here.main else quiet)
 
 
 def _pretrain(
@@ -94,22 +91,18 @@ def _pretrain(
 
         def begin() -> str:
             held.enter_context(folder_lock(folder))
-            state = output_state(folder, KIND, fingerprint, overwrite)
-            if state == "finished":  # a kill between the manifest and this left them behind
-                shutil.rmtree(folder / STATES, ignore_errors=True)
-            for leftover in [*folder.glob(".tmp-*"), *folder.glob(".old-*")]:  # of a run killed while saving
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            return state
+            return begin_output(folder, KIND, fingerprint, overwrite)
 
         if from_main(begin) == "finished":
             return _result(folder, reused=True)
         reads_text, data = OBJECTIVES[recipe.objective].reads_text, recipe.data
-        rows = read_rows(plan.stores, data.files, split_seed=data.split_seed, texts=reads_text)
+        left_out: Counter[str] = Counter()
+        rows = read_rows(plan.stores, data.files, split_seed=data.split_seed, texts=reads_text, left_out=left_out)
         rows = {split: found[:limit] for split, found in rows.items()}
         encoder = make_encoder(plan)
         objective = make_objective(plan, encoder, rows["train"], say)
         datasets = _datasets(plan, objective, rows)
-        counts = _report(folder, datasets, say)
+        counts = _report(folder, datasets, left_out, say)
         agree("what is learned from", [[r.segment_id, r.text] for d in datasets.values() for r in d.rows])
         trained_on = people_of(datasets["train"].rows)
         if plan.start is not None:
@@ -122,10 +115,10 @@ def _pretrain(
             for what, number in counts["training"].items():
                 say(f"{what}: {number}")
             write_text(folder / "recipe.yaml", strict.dumps(recipe))
-            _loss_curve(folder)
+            loss_curve(folder)
             best = read_encoder(folder / "best").facts
             facts = {"val_loss": best["val_loss"], "best_step": best["step"], "judged": judged}
-            outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in _final_files(folder)}
+            outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in final_files(folder, STATES, "probe")}
             write_manifest(folder / "manifest.json", KIND, settings, inputs, outputs, counts=counts, **facts)
             shutil.rmtree(folder / STATES, ignore_errors=True)
 
@@ -142,8 +135,14 @@ def _datasets(plan: Plan, objective: Pretraining, rows: dict[str, list[Row]]) ->
     }
 
 
-def _report(folder: Path, datasets: dict[str, PretrainDataset], say: Callable[[str], None]) -> dict[str, Any]:
+def _report(
+    folder: Path, datasets: dict[str, PretrainDataset], left_out: Counter[str], say: Callable[[str], None]
+) -> dict[str, Any]:
     counts: dict[str, Any] = {}
+    if left_out:
+        counts["left_out"] = dict(sorted(left_out.items()))
+        for what, number in counts["left_out"].items():
+            say(f"not read of data.files: {what} {number}")
     if ranks().main:
         (folder / "rejects.jsonl").unlink(missing_ok=True)
     for split, data in datasets.items():
@@ -260,37 +259,15 @@ def _settings(plan: Plan, limit: int | None) -> dict[str, Any]:
     settings[shown] = {**strict.to_dict(options), **named_files(shown, options)}
     settings[recipe.objective] = strict.to_dict(getattr(recipe, recipe.objective))
     settings["encoder"] = {"name": plan.name, "options": plan.options}
+    settings["train"].pop("num_workers")  # a run may go on with more or fewer
+    if recipe.train.deepspeed is not None:
+        settings["train"]["deepspeed"] = file_sha256(recipe.train.deepspeed)
     if plan.start is not None:
         settings["encoder"]["start_from"] = file_sha256(plan.start.folder / "manifest.json")
     return {**settings, "limit": limit}
-
-
-def _final_files(folder: Path) -> list[Path]:
-    """What a run leaves, without states, paths of this machine (recipe.yaml), clocks, and the probe that follows."""
-    left = {STATES, "probe", *CLOCKED}
-    kept = (p for p in folder.rglob("*") if p.is_file() and not left & set(p.relative_to(folder).parts))
-    return sorted(p for p in kept if p.name not in ("plan.json", "recipe.yaml"))
 
 
 def _result(folder: Path, reused: bool) -> PretrainResult:
     manifest = read_manifest(folder, KIND)
     facts = (manifest["val_loss"], manifest["best_step"], manifest["judged"])
     return PretrainResult(folder, folder / "best", *facts, reused=reused)
-
-
-def _loss_curve(folder: Path) -> None:
-    """``loss.png``: training and validation loss over steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    rows = read_jsonl(folder / "metrics.jsonl")
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for key, label in (("loss", "training"), ("eval_loss", "validation")):
-        points = [(r["step"], r[key]) for r in rows if key in r]
-        axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
-    axes.legend()
-    figure.savefig(folder / "loss.png", dpi=120, metadata={"Software": None})

@@ -35,16 +35,23 @@ class Row:
 
 
 def read_rows(
-    stores: Sequence[SegmentStore], files: Sequence[str], *, split_seed: int, texts: bool
+    stores: Sequence[SegmentStore],
+    files: Sequence[str],
+    *,
+    split_seed: int,
+    texts: bool,
+    left_out: Counter[str] | None = None,
 ) -> dict[str, list[Row]]:
     """Split → rows, of the splits train and val alone: nobody of the test split is ever read.
 
     Without files every segment counts; patients are split as ``ecglm map`` does, and the text is the record's English
     report (``report_en``). With files (conversations), those ECGs count that a conversation about one ECG has, in that
-    conversation's split; the text is its last answer. texts: whether any are read at all. Raises EcglmError for a
-    record in two stores or with two texts, a split without rows, and a patient in two splits.
+    conversation's split; the text is its last answer. texts: whether any are read at all. left_out: is told what of
+    the files was not read: ``not_one_ecg``, conversations; ``ecg_not_in_store``, records of train and val. Raises
+    EcglmError for a record in two stores or with two texts, a split without rows, and a patient in two splits.
     """
-    told = _told(files) if files else None
+    left_out = Counter() if left_out is None else left_out
+    told = _told(files, texts, left_out) if files else None
     splits: Mapping[str, str] = {} if told is not None else assign_splits(list(stores), seed=split_seed)
     found: dict[str, list[Row]] = {"train": [], "val": []}
     seen: dict[str, int] = {}
@@ -66,6 +73,8 @@ def read_rows(
                 patients[split].add(patient)
                 text = text.strip() if texts else ""
                 found[split].append(Row(number, position, segment, record, patient, text))
+    if absent := sum(split in found for record, (split, _) in (told or {}).items() if record not in seen):
+        left_out["ecg_not_in_store"] = absent
     for split, rows in found.items():
         if not rows:
             raise EcglmError(f"{', '.join(files) or ', '.join(str(s.path) for s in stores)}: no ECG in split '{split}'")
@@ -75,8 +84,10 @@ def read_rows(
     return found
 
 
-def _told(files: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Record → (split, text) of the conversations about one ECG; EcglmError where a record has two texts or splits."""
+def _told(files: Sequence[str], texts: bool, left_out: Counter[str]) -> dict[str, tuple[str, str]]:
+    """Record → (split, text) of the conversations about one ECG; EcglmError where a record has two texts or a patient
+    two splits.
+    """
     found: dict[str, tuple[str, str]] = {}
     people: dict[str, str] = {}
     for file in files:
@@ -87,8 +98,9 @@ def _told(files: Sequence[str]) -> dict[str, tuple[str, str]]:
                         f"{file}: patient {patient} is in {people[patient]} and {conversation.split}; run ecglm audit"
                     )
             if len(conversation.ecgs) != 1:
+                left_out["not_one_ecg"] += 1
                 continue
-            answers = [turn.text for turn in conversation.turns if turn.role == "assistant"]
+            answers = [turn.text for turn in conversation.turns if turn.role == "assistant" and texts]
             told = (conversation.split, answers[-1] if answers else "")
             if found.setdefault(conversation.ecgs[0], told) != told:
                 raise EcglmError(

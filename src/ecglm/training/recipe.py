@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecglm import registry
 from ecglm.errors import ConfigError
-from ecglm.models.config import ModelConfig
+from ecglm.models.config import AUTO, ModelConfig
 from ecglm.models.encoders.base import reads
 from ecglm.models.towers import known_name, reads_symbols
 from ecglm.representations.base import RecipeOptions, Representation
@@ -92,6 +92,11 @@ class _Recipe:
                         f"representation '{name}' feeds no encoder, but model.{option} {are} given; remove it, or "
                         "choose a representation that feeds an encoder"
                     )
+            if (named := self.model.encoder) not in (None, AUTO):
+                raise ConfigError(
+                    f"representation '{name}' feeds no encoder, but model.encoder '{named}' is given; remove it, or "
+                    "choose a representation that feeds an encoder"
+                )
             return
         if self.model.encoder is None:
             raise ConfigError(f"representation '{name}' feeds an encoder, but model.encoder is empty; name one")

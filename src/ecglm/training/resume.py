@@ -9,12 +9,22 @@ from pathlib import Path
 from transformers import TrainerState
 
 from ecglm.errors import TornOutputError
-from ecglm.files import read_manifest, write_manifest
+from ecglm.files import output_state, read_manifest, write_manifest
 from ecglm.training.options import TrainConfig
 from ecglm.training.state import sync
 
 KIND, MANIFEST = "training-state", "state.json"
 STATES, KEPT = "states", 2
+
+
+def begin_output(folder: Path, kind: str, plan: str, overwrite: bool) -> str:
+    """``output_state`` of a run's folder, cleared of what a killed run left half written there."""
+    state = output_state(folder, kind, plan, overwrite)
+    if state == "finished":  # a kill between the manifest and this left them behind
+        shutil.rmtree(folder / STATES, ignore_errors=True)
+    for leftover in [*folder.glob(".tmp-*"), *folder.glob(".old-*")]:  # of a run killed while saving
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return state
 
 
 def finish_state(states: Path, step: int, processes: int) -> None:

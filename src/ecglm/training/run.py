@@ -22,9 +22,7 @@ from ecglm.files import (
     file_sha256,
     fingerprint,
     folder_lock,
-    output_state,
     plan_fingerprint,
-    read_jsonl,
     read_manifest,
     write_manifest,
     write_text,
@@ -39,10 +37,11 @@ from ecglm.prompts.people import people, seen
 from ecglm.randomness import generator_for
 from ecglm.representations.base import Representation
 from ecglm.store.reader import SegmentStore
-from ecglm.training.check import check_recipe, named_files, shown_by
-from ecglm.training.distributed import agree, from_main, ranks, together
-from ecglm.training.logs import CLOCKED, summary
+from ecglm.training.check import check_machine, check_recipe, named_files, shown_by
+from ecglm.training.distributed import agree, from_main, quiet, ranks, together
+from ecglm.training.logs import final_files, loss_curve, summary
 from ecglm.training.recipe import SECTIONS, Recipe
+from ecglm.training.resume import begin_output
 from ecglm.training.trainer import STATES, ElmTrainer, is_over, resume_point
 from ecglm.types import SPLITS, Conversation
 
@@ -77,12 +76,9 @@ def train(
     speaks, and all of them return the same.
     """
     check_recipe(recipe)
+    check_machine(recipe.train)
     with together(recipe.train.device, recipe.train.timeout) as here:
-        return _train(recipe, Path(out), overwrite, limit, say if here.main else _quiet)
-
-
-def _quiet(text: str) -> None:
-    """What every process but the first says."""
+        return _train(recipe, Path(out), overwrite, limit, say if here.main else quiet)
 
 
 def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say: Callable[[str], None]) -> TrainResult:
@@ -95,12 +91,7 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
 
         def begin() -> str:
             held.enter_context(folder_lock(folder))
-            state = output_state(folder, KIND, plan, overwrite)
-            if state == "finished":  # a kill between the manifest and this left them behind
-                shutil.rmtree(folder / STATES, ignore_errors=True)
-            for leftover in [*folder.glob(".tmp-*"), *folder.glob(".old-*")]:  # of a run killed while saving
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            return state
+            return begin_output(folder, KIND, plan, overwrite)
 
         if from_main(begin) == "finished":
             return _result(folder, reused=True)
@@ -126,8 +117,8 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
             for what, number in counts["training"].items():
                 say(f"{what}: {number}")
             write_text(folder / "recipe.yaml", strict.dumps(recipe))
-            _loss_curve(folder)
-            outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in _final_files(folder)}
+            loss_curve(folder, "loss per answer token")
+            outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in final_files(folder, STATES)}
             facts = {"val_loss": best["val_loss"], "best_step": best["step"], "num_parameters": bundle.num_parameters}
             facts["learning"] = asdict(learning)
             write_manifest(folder / "manifest.json", KIND, settings, inputs, outputs, counts=counts, **facts)
@@ -149,13 +140,6 @@ def _trained_on(
     return np.union1d(bundle.trained_on, people(train_rows))
 
 
-def _final_files(folder: Path) -> list[Path]:
-    """What a run leaves, without the states it resumes from, paths of this machine (recipe.yaml) and clocks."""
-    left = {STATES, *CLOCKED}
-    kept = (p for p in folder.rglob("*") if p.is_file() and not left & set(p.relative_to(folder).parts))
-    return sorted(p for p in kept if p.name not in ("plan.json", "recipe.yaml"))
-
-
 def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     """The recipe without its paths: what the inputs are is told by their fingerprints, not by where they lie."""
     settings = strict.to_dict(recipe)
@@ -170,6 +154,8 @@ def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     settings["model"].pop("system_file")  # what it says counts, not where it lies
     settings["model"]["system"] = read_system(recipe.model).system
     settings["train"].pop("num_workers")  # a run may go on with more or fewer
+    if recipe.train.deepspeed is not None:
+        settings["train"]["deepspeed"] = file_sha256(recipe.train.deepspeed)
     return {**settings, "limit": limit}
 
 
@@ -305,21 +291,3 @@ def _say_learning(learning: Learning, bundle: Bundle, say: Callable[[str], None]
     if learning.frozen:
         say(f"frozen: {', '.join(learning.frozen)}")
     say(f"{sum(learning.counts.values()):,} of {bundle.num_parameters:,} weights learn")
-
-
-def _loss_curve(folder: Path) -> None:
-    """``loss.png``: training and validation loss per answer token over steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    rows = read_jsonl(folder / "metrics.jsonl")
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for key, label in (("loss", "training"), ("eval_loss", "validation")):
-        points = [(r["step"], r[key]) for r in rows if key in r]
-        axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
-    axes.set(xlabel="step", ylabel="loss per answer token", yscale="log")
-    axes.legend()
-    figure.savefig(folder / "loss.png", dpi=120, metadata={"Software": None})

@@ -21,6 +21,11 @@ def noam(step: int, warmup: int, width: int) -> float:
     return float(width**-0.5 * min(step**-0.5, step * warmup**-1.5))
 
 
+def inverse_sqrt(step: int, warmup: int) -> float:
+    """Share of the peak at step ``step`` (from 1): ``min(sqrt(warmup / step), step / warmup)``, as ECG-Bench 2026."""
+    return float(min((warmup / step) ** 0.5, step / warmup))
+
+
 def peak(config: TrainConfig, num_steps: int, width: int | None = None) -> float:
     """The highest learning rate of the schedule. width: of the model (the LLM's hidden size), for ``noam_compat``."""
     if config.schedule != "noam_compat":
@@ -37,6 +42,8 @@ def make_schedule(optimizer: Any, config: TrainConfig, num_steps: int, width: in
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] = 1.0
         return LambdaLR(optimizer, lambda done: noam(done + 1, warmup, known))
+    if config.schedule == "inverse_sqrt":  # the library's counts from 0, and without a warm-up from 10,000
+        return LambdaLR(optimizer, lambda done: inverse_sqrt(done + 1, max(warmup, 1)))
     # The library's own `constant` leaves the warm-up out without a word.
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)

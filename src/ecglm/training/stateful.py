@@ -20,7 +20,7 @@ from ecglm.prompts.loader import end_workers, make_loader
 from ecglm.training.activations import checkpoint_layers
 from ecglm.training.arguments import arguments
 from ecglm.training.deepspeed import NO_STATES
-from ecglm.training.distributed import ranks, share_loader
+from ecglm.training.distributed import quiet, ranks, share_loader
 from ecglm.training.fsdp import gather_into, shard, whole_tensor
 from ecglm.training.logs import COUNTS, METRICS, SPEED, Clock, CollateWithFacts, StepLog, metrics_row, shapes
 from ecglm.training.nonfinite import SkipPolicy, drop_gradients, why_skipped
@@ -99,7 +99,7 @@ class StatefulTrainer(Trainer):
         self.step_row: dict[str, Any] = {}
         self.step_counts: dict[str, int] = {}
         self.last_shape = ""
-        self.progress = Progress(say if self.args.should_save else _quiet, config.log_every)
+        self.progress = Progress(say if self.args.should_save else quiet, config.log_every)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Steps(self))
         for tracker in trackers(config.report_to, out, say) if self.args.should_save else []:
@@ -369,10 +369,6 @@ class StatefulTrainer(Trainer):
         """Bring the weights of a sharded model together, where they are about to be written."""
         if self.sharded and self.model is not None:
             gather_into(self.model, self.trained, keep=self.args.should_save)
-
-
-def _quiet(text: str) -> None:
-    """What every process but the first says."""
 
 
 class _Steps(TrainerCallback):

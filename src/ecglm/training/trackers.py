@@ -11,12 +11,12 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from ecglm.errors import ConfigError
-from ecglm.training.logs import TRACKED
+from ecglm.errors import hub_errors
+from ecglm.training.logs import TRACKED, check_tracker
 
 #: What a network, a disk or a login that is not there raises; and each package's own base class of errors.
 _DOWN = (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, ImportError)
-_OWN = {"wandb": ("wandb.errors", "Error"), "trackio": ("httpx", "HTTPError")}
+_OWN = {"wandb": ("wandb.errors", "Error")}
 
 
 def trackers(names: Sequence[str], out: Path, say: Callable[[str], None]) -> list[TrainerCallback]:
@@ -25,10 +25,7 @@ def trackers(names: Sequence[str], out: Path, say: Callable[[str], None]) -> lis
 
 
 def _callback(name: str, out: Path) -> Any:
-    if importlib.util.find_spec(name) is None:
-        raise ConfigError(
-            f"train.report_to: {name} is not installed; pip install {name}, or leave it out (metrics.jsonl is kept)"
-        )
+    check_tracker(name)
     if name == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
@@ -43,9 +40,9 @@ class Tracker(TrainerCallback):
 
     def __init__(self, name: str, callback: Any, say: Callable[[str], None]) -> None:
         self.name, self.callback, self.say = name, callback, say
-        self.errors: tuple[type[BaseException], ...] = _DOWN
+        self.errors: tuple[type[BaseException], ...] = (*_DOWN, *hub_errors())  # trackio speaks with the hub
         if (own := _OWN.get(name)) and importlib.util.find_spec(own[0].partition(".")[0]) is not None:
-            self.errors = (*_DOWN, getattr(importlib.import_module(own[0]), own[1]))
+            self.errors = (*self.errors, getattr(importlib.import_module(own[0]), own[1]))
 
     def on_init_end(self, *args: Any, **kwargs: Any) -> None:
         self._pass_on("on_init_end", args, kwargs)

@@ -64,10 +64,11 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
 
 def train_(args: list[str]) -> None:
     """Train a recipe."""
-    from ecglm.training.check import check_recipe
+    from ecglm.training.check import check_machine, check_recipe
 
     recipe, run = _recipe(args, "train")
-    check_recipe(recipe)  # told in seconds, before the libraries that train are loaded
+    check_machine(recipe.train)  # told in seconds, before the libraries that train are loaded
+    check_recipe(recipe)
     from ecglm.training.run import train
 
     limit = run.limit
@@ -95,9 +96,13 @@ def validate(args: list[str]) -> None:
         validate_pretraining(args)
         return
     recipe, _ = _recipe(args, "validate")
-    from ecglm.training.check import check_recipe
+    from ecglm.training.check import check_machine, check_recipe, check_room
 
     check_recipe(recipe)
+    try:
+        check_machine(recipe.train)
+    except EcglmError as error:  # it may well be there on the machine that trains
+        say(f"not on this machine: {error}")
     from ecglm.conversations.table import read_conversations
     from ecglm.models.towers import known_name
     from ecglm.prompts.data import EcgSource
@@ -111,6 +116,9 @@ def validate(args: list[str]) -> None:
         found = [c for c in rows if c.split == split]
         missing = sum(any(e not in held for e in c.ecgs) for c in found)
         say(f"{split}: {len(found)} questions" + (f", {missing} on ECGs that no store holds" if missing else ""))
+        if split != "test" and len(found) == missing:
+            tasks = f" of the tasks {', '.join(recipe.data.tasks)}" if recipe.data.tasks else ""
+            raise EcglmError(f"data: no question{tasks} in split '{split}' on an ECG of these stores; name others")
     usable = [c for c in rows if c.split == "train" and c.ecgs and all(e in held for e in c.ecgs)]
     representation = representation_of(recipe, stores, usable)
     if representation.input_shape is not None:
@@ -120,6 +128,8 @@ def validate(args: list[str]) -> None:
         shown = EcgSource(stores, representation).encode(usable[0].ecgs[0])
         words = f" and {len(shown.text.split())} words" if shown.text else ""
         say(f"{usable[0].ecgs[0]} takes {len(shown.token_ids)} ECG tokens{words}")
+        if recipe.representation == "symbols":
+            check_room(recipe, len(shown.token_ids), "symbols.max_ecg_tokens, symbols.rate or its number of leads")
         from ecglm.training.memory_recipe import memory_lines
 
         train = [c for c in usable if c.split == "train"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -77,7 +78,10 @@ def read_recipe(args: list[str], verb: str) -> tuple[Any, _PretrainOptions]:
 def pretrain_(args: list[str]) -> None:
     """Pretrain an encoder from a recipe."""
     recipe, run = read_recipe(args, "pretrain")
-    from ecglm.training.pretrain import pretrain  # slow to import: a recipe that cannot be is refused before
+    from ecglm.training.pretrain_plan import plan_of
+
+    plan_of(recipe)  # what cannot be is told in seconds, before the libraries that train are loaded
+    from ecglm.training.pretrain import pretrain
 
     limit = run.limit
     if run.dev:
@@ -126,7 +130,10 @@ def validate_pretraining(args: list[str]) -> None:
     recipe, _ = read_recipe(args, "validate")
     plan = plan_of(recipe)
     texts = OBJECTIVES[recipe.objective].reads_text
-    rows = read_rows(plan.stores, recipe.data.files, split_seed=recipe.data.split_seed, texts=texts)
+    left_out: Counter[str] = Counter()
+    rows = read_rows(plan.stores, recipe.data.files, split_seed=recipe.data.split_seed, texts=texts, left_out=left_out)
+    for what, number in sorted(left_out.items()):
+        say(f"not read of data.files: {what} {number}")
     for split, found in rows.items():
         without = f", {sum(not r.text for r in found)} without a report" if texts else ""
         say(f"{split}: {len(found)} segments of {len({r.patient_id for r in found})} patients{without}")

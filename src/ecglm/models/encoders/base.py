@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ecglm import registry
-from ecglm.errors import ConfigError
+from ecglm.errors import ConfigError, nearest
 
 
 def reads(name: str) -> str:
@@ -50,7 +51,11 @@ def build_encoder(name: str, *, input_shape: Sequence[int], options: Mapping[str
     try:
         encoder: nn.Module = kind(**shape, **options)
     except TypeError as error:
-        raise ConfigError(f"encoder '{name}': {error}") from error
+        told = str(error)
+        known = [n for n in inspect.signature(kind).parameters if n not in shape]
+        if "unexpected keyword argument" in told and (odd := [n for n in options if n not in known]):
+            told = f"no option '{odd[0]}'{nearest(odd[0], known)}; options: {', '.join(known)}"
+        raise ConfigError(f"encoder '{name}': {told}") from error
     if reads(name) == "image" and tuple(input_shape) != (3, *encoder.image_size):  # type: ignore[misc]
         raise ConfigError(
             f"encoder '{name}' reads pictures of shape (3, {', '.join(map(str, encoder.image_size))}), "  # type: ignore[arg-type]

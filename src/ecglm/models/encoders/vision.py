@@ -85,6 +85,12 @@ class VisionTower(nn.Module):
             "drop_cls": self._asked.drop_cls,
         }
 
+    def masked_model(self, **options: Any) -> nn.Module:
+        """This tower with a mask token and a head, for pretraining. TypeError for an unknown option."""
+        from ecglm.models.masked_vision import MaskedVision
+
+        return MaskedVision(self, **options)
+
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
         """Pixels as the family's image processor hands them to its model: float32 ``(batch, 3, height, width)``."""
         return (x.float() - self.mean) / self.std

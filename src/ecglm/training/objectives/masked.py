@@ -12,8 +12,6 @@ from torch import nn
 
 from ecglm import registry
 from ecglm.errors import ConfigError
-from ecglm.models.encoders.vision import VisionTower
-from ecglm.models.masked_vision import MaskedVision
 from ecglm.training.objectives.base import Pretraining, Setting, Shown, counting, num_counted, stacked
 
 
@@ -42,16 +40,13 @@ class Masked(Pretraining):
 
     def __init__(self, options: MaskedOptions, setting: Setting) -> None:
         encoder: Any = setting.encoder
+        if not hasattr(encoder, "masked_model"):
+            raise ConfigError(
+                f"encoder {type(encoder).__name__} has no masked model; objective 'masked' is for st_mem, mtae, mlae "
+                "and the image encoders"
+            )
         try:
-            if hasattr(encoder, "masked_model"):
-                self.model = encoder.masked_model(**asdict(options))
-            elif isinstance(encoder, VisionTower):
-                self.model = MaskedVision(encoder, **asdict(options))
-            else:
-                raise ConfigError(
-                    f"encoder {type(encoder).__name__} has no masked model; objective 'masked' is for st_mem, mtae, "
-                    "mlae and the image encoders"
-                )
+            self.model = encoder.masked_model(**asdict(options))
         except TypeError as error:
             raise ConfigError(f"objective 'masked': {error}") from error
 
