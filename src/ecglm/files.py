@@ -221,6 +221,21 @@ def read_manifest(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     return manifest
 
 
+def check_outputs(folder: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
+    """The manifest of a folder, after a look at each file it names; ``verify`` compares their sha256.
+
+    Raises TornOutputError naming a file that is missing or differs, and what ``read_manifest`` raises.
+    """
+    manifest = read_manifest(folder, kind)
+    for name, digest in manifest["outputs"].items():
+        file = folder / name
+        if not file.is_file():
+            raise TornOutputError(f"{folder}: the {kind} lacks {name}; copy it again, whole")
+        if verify and file_sha256(file) != digest:
+            raise TornOutputError(f"{file}: differs from the manifest (damaged or edited); copy the {kind} again")
+    return manifest
+
+
 def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: bool) -> str:
     """``"new"``, ``"unfinished"`` (goes on) or ``"finished"`` (is reused) for an output folder and a plan fingerprint.
 

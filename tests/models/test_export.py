@@ -1,4 +1,4 @@
-"""An exported model is the checkpoint, for transformers alone; and what its card says."""
+"""An exported model is the checkpoint, for transformers alone; what its card says; the verbs of verbs/models_hub.py."""
 
 from __future__ import annotations
 

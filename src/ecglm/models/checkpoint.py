@@ -17,8 +17,17 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from ecglm import config as strict
-from ecglm.errors import ConfigError, EcglmError, TornOutputError, hub_errors, is_path
-from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_errors, write_json, write_manifest
+from ecglm.errors import ConfigError, EcglmError, hub_errors, is_path
+from ecglm.files import (
+    atomic_dir,
+    check_outputs,
+    file_sha256,
+    read_json,
+    read_manifest,
+    write_errors,
+    write_json,
+    write_manifest,
+)
 from ecglm.models.access import check_length, choose_attention, read_system
 from ecglm.models.adapters import add_lora, ecg_gate, load_adapter, plain_llm, save_adapter
 from ecglm.models.config import LoraConfig
@@ -249,13 +258,7 @@ def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(str(source))
-    manifest = read_manifest(folder, KIND)
-    for name, digest in manifest["outputs"].items():
-        file = folder / name
-        if not file.is_file():
-            raise TornOutputError(f"{folder}: the checkpoint lacks {name}; copy it again, whole")
-        if verify and file_sha256(file) != digest:
-            raise TornOutputError(f"{file}: differs from the manifest (damaged or edited); copy the checkpoint again")
+    check_outputs(folder, KIND, verify=verify)
     settings = read_json(folder / CONFIG)
     if settings.get("format") != FORMAT:
         raise ConfigError(f"{folder / CONFIG}: checkpoint format {settings.get('format')}, this ecglm reads {FORMAT}")

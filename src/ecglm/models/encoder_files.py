@@ -18,7 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ecglm.errors import ConfigError, EcglmError, TornOutputError, hub_errors, is_path
-from ecglm.files import atomic_dir, file_sha256, read_json, read_manifest, write_errors, write_json, write_manifest
+from ecglm.files import (
+    atomic_dir,
+    check_outputs,
+    file_sha256,
+    read_json,
+    write_errors,
+    write_json,
+    write_manifest,
+)
 from ecglm.models.encoders.base import build_encoder
 
 KIND = "encoder"
@@ -110,13 +118,7 @@ def read_encoder(source: str | Path, *, verify: bool = True) -> EncoderFile:
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(str(source))
-    manifest = read_manifest(folder, KIND)
-    for name, digest in manifest["outputs"].items():
-        file = folder / name
-        if not file.is_file():
-            raise TornOutputError(f"{folder}: the encoder folder lacks {name}; copy it again, whole")
-        if verify and file_sha256(file) != digest:
-            raise TornOutputError(f"{file}: differs from the manifest (damaged or edited); copy the folder again")
+    manifest = check_outputs(folder, KIND, verify=verify)
     settings = read_json(folder / CONFIG)
     if settings.get("format") != FORMAT:
         raise ConfigError(f"{folder / CONFIG}: encoder format {settings.get('format')}, this ecglm reads {FORMAT}")
