@@ -1,0 +1,1 @@
+"""Answerers: every kind of model behind one face, for benchmarks that ask about pictures or recordings."""
