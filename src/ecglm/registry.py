@@ -25,6 +25,7 @@ HOMES: dict[str, str] = {
     "objectives": "ecglm.training.objectives",
     "metrics": "ecglm.evaluation.metrics",
     "controls": "ecglm.evaluation.controls",
+    "rubrics": "ecglm.evaluation.judge.rubric",
 }
 
 _things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}

@@ -1,0 +1,1 @@
+"""Language models as judges: rubrics, scoring and preferences that are paid once, and agreement with people."""
