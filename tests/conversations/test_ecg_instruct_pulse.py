@@ -20,6 +20,7 @@ from ecglm.conversations.instruction import Aside
 from ecglm.conversations.outcomes import collect
 from ecglm.conversations.table import write_conversations
 from ecglm.errors import RejectedRecord
+from ecglm.store.splits import hash_split
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_items_keep_subtask_type_and_source_and_image_only_ones_have_their_headi
     assert [row["reason"] for row in result.set_aside] == ["no_signal_record", "ecg_not_in_store"]
     [c] = result.conversations
     about = {"subtask": "rhythm", "type": "open-ended", "source": "mimic", "image": mimic_image(STUDIES[0])}
-    assert dict(c.metadata) == {**about, "version": 1} and c.task == "ecg-instruct"
+    assert dict(c.metadata) == {**about, "version": 2} and c.task == "ecg-instruct"
     assert c.turns[0].text == "<ecg>\nWhat does this image show?"
     pq.write_table(pa.Table.from_pylist(items), tmp_path / "part-0.parquet")
     as_rows = collect(map_ecg_instruct_pulse(IndexOnly(), root=tmp_path / "part-0.parquet", splits=splits()))
@@ -84,11 +85,68 @@ def test_items_keep_subtask_type_and_source_and_image_only_ones_have_their_headi
     assert path.exists()
 
 
+@pytest.mark.parametrize("said", ["What is it?\n<image>", "<image>\nWhat is it?", "What <image> is it?", "What is it?"])
+def test_the_picture_stands_before_its_question_as_in_the_training(tmp_path, said):
+    talk = [{"from": "human", "value": said}, {"from": "gpt", "value": "a"}]
+    write_json(tmp_path / "x.json", [instruct_item(0, mimic_image(STUDIES[0]), conversations=talk)])
+    [c] = collect(map_ecg_instruct_pulse(IndexOnly(), root=tmp_path, splits=splits())).conversations
+    assert " ".join(c.turns[0].text.split()) == "<ecg> What is it?" and c.turns[0].text.startswith("<ecg>\n")
+
+
 def test_items_with_several_turns(tmp_path):
     said = turns("q", "a", "r", "b", mark="<image>\n")
     write_json(tmp_path / "x.json", [instruct_item(0, mimic_image(STUDIES[0]), conversations=said)])
     [c] = collect(map_ecg_instruct_pulse(IndexOnly(), root=tmp_path, splits=splits())).conversations
     assert [t.text for t in c.turns] == ["<ecg>\nq", "a", "r", "b"]
+
+
+IMAGES = (
+    mimic_image(STUDIES[0]),  # in the store
+    "mimic/p1127/p11273115/s44444444/44444444-0.png",  # in none, its patient is in the path
+    "mimic_v4/44444445-0.png",  # in none, nobody knows whose
+    "ptb-xl/records500/00000/00099_hr-0.png",
+    "gen_images/layout/page7-0.png",
+    "scans/page7-1.jpg",
+    "csn_part1_layout_papersize/JS00001-0.png",
+    "csn_part2_layout_papersize/JS00001-3.png",
+    "csn_part2_layout_papersize/JS99999-3.png",
+)
+
+
+def test_pictures_are_kept_where_they_are_asked_for_and_their_patient_is_known(tmp_path):
+    write_json(tmp_path / "ECGInstruct.json", [instruct_item(n, image) for n, image in enumerate(IMAGES)])
+    without = collect(map_ecg_instruct_pulse(IndexOnly(), root=tmp_path, splits=splits()))
+    assert without.counts == {"in": 9, "mapped": 1, "no_signal_record": 5, "ecg_not_in_store": 3}
+    result = collect(map_ecg_instruct_pulse(IndexOnly(), root=tmp_path, splits=splits(), images=True))
+    assert result.counts == {"in": 9, "mapped": 7, "ecg_not_in_store": 2}
+    [first, *others] = result.conversations
+    assert first == without.conversations[0]
+    assert {c.source_id: (c.ecgs, c.patients) for c in others} == {
+        "i1": (("mimic-iv-ecg/44444444",), ("mimic-iv-ecg/11273115",)),
+        "i4": ((f"image/{IMAGES[4]}",), ("image/page7",)),
+        "i5": ((f"image/{IMAGES[5]}",), ("image/page7",)),
+        "i6": ((f"image/{IMAGES[6]}",), ("csn/JS00001",)),
+        "i7": ((f"image/{IMAGES[7]}",), ("csn/JS00001",)),
+        "i8": ((f"image/{IMAGES[8]}",), ("csn/JS99999",)),
+    }
+    assert all(c.metadata["image"] == IMAGES[int(c.source_id[1:])] and c.turns[0].text[:5] == "<ecg>" for c in others)
+
+
+def test_pictures_of_one_patient_stay_together_and_follow_the_stores_splits(tmp_path):
+    pages = [f"gen_images/{folder}/page{n}-{k}.png" for n in range(30) for k, folder in enumerate("ab")]
+    pages += [f"csn_part1/JS00001-{k}.png" for k in range(3)]
+    pages += [f"mimic/p1000/p1000{n:04d}/s5000{n:04d}/5000{n:04d}-{k}.png" for n in range(30) for k in range(2)]
+    write_json(tmp_path / "ECGInstruct.json", [instruct_item(n, image) for n, image in enumerate(pages)])
+    of_stores = splits()
+    rows = collect(map_ecg_instruct_pulse(IndexOnly(), root=tmp_path, splits=of_stores, images=True)).conversations
+    assert len(rows) == len(pages)
+    found: dict[str, set[str]] = {}
+    for c in rows:
+        found.setdefault(c.patients[0], set()).add(c.split)
+    assert all(len(names) == 1 for names in found.values()) and len(found) == 61
+    assert found["csn/JS00001"] == {of_stores["csn/JS00001"]}, "as the store of that recording has it"
+    assert found["mimic-iv-ecg/10000007"] == {hash_split("mimic-iv-ecg/10000007", 0, (0.7, 0.15, 0.15))}
+    assert {next(iter(names)) for names in found.values()} == {"train", "val", "test"}
 
 
 def _big(path: Path, num: int) -> Path:

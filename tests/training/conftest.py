@@ -6,11 +6,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ecglm import config as strict
 from ecglm.training.recipe import DataConfig, Recipe
 from two_processes import exact, torchrun
+
+
+def _on_pictures(rows: list[Any], folder: Path) -> list[Any]:
+    """Every third without an ECG, every third about a picture file of its own (one is missing), the others drawn."""
+    folder.mkdir(exist_ok=True)
+    made = []
+    for number, row in enumerate(rows):
+        if number % 3 == 0:
+            turns = tuple(replace(t, text=t.text.replace("<ecg>", "").strip()) for t in row.turns)
+            made.append(replace(row, ecgs=(), patients=(), turns=turns))
+            continue
+        name = f"page{number}.png"
+        if number % 3 == 1:
+            noise = np.random.default_rng(number).integers(0, 256, (40 + 9 * number, 90, 3), dtype=np.uint8)
+            if number != 4:
+                Image.fromarray(noise).save(folder / name)
+            row = replace(row, metadata={**row.metadata, "image": name})
+        made.append(row)
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +51,17 @@ def distributed_recipes(world: Any) -> dict[str, Recipe]:
     mixed = world.write(world.folder / "mixed.parquet", text + [c for c in plain if c.split == "val"])
     shared = {"share_ecg": False, "batch_size": 4, "accumulation": 2, "max_steps": 5, "eval_every": 5}
     data = DataConfig(files=(str(mixed),), stores=(str(world.store),))
+    shown = _on_pictures(train, world.folder / "pages")
+    pictures = world.write(world.folder / "pages.parquet", shown + [c for c in plain if c.split == "val"])
+    files = DataConfig(files=(str(pictures),), stores=data.stores, images=(str(world.folder / "pages"),))
+    pages = strict.load(Path(__file__).resolve().parents[2] / "recipes" / "pulse" / "toy.yaml", Recipe)
+    as_published = {"sharding": "fsdp", "gradient_checkpointing": True, "warmup_share": 0.2}
     return {
         "ddp": exact(world.recipe(**shared)),
         "text": replace(exact(world.recipe(**shared)), data=data),
         "stops": exact(world.recipe(**{**shared, "max_steps": 30, "eval_every": 1, "patience": 2, "lr": 0.3})),
         "fsdp": exact(world.recipe(**shared, sharding="fsdp", gradient_checkpointing=True)),
+        "fsdp-pages": replace(pages, data=files, train=replace(pages.train, **shared, **as_published)),
         "fsdp-text": replace(exact(world.recipe(**shared, sharding="fsdp")), data=data),
     }
 

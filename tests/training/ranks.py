@@ -14,6 +14,7 @@ import torch
 
 from ecglm import config as strict
 from ecglm.errors import EcglmError
+from ecglm.prompts import pictures
 from ecglm.training import run, stateful
 from ecglm.training.recipe import Recipe
 
@@ -74,6 +75,7 @@ def fail(how: str) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    pictures._MANY = 1  # the processes share the first look at picture files among them
     watch()
     how, folder = sys.argv[1], Path(sys.argv[2])
     if how in ("raise", "hang", "die"):

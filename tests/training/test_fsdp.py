@@ -17,10 +17,15 @@ from ecglm.training.run import train
 from two_processes import assert_same_training, torchrun
 
 
-@pytest.mark.parametrize("name", ["fsdp", "fsdp-text"])
+@pytest.mark.parametrize("name", ["fsdp", "fsdp-text", "fsdp-pages"])
 def test_sharded_training_equals_one_process(name: str, two_processes: Path, one_process: Path) -> None:
-    """``fsdp`` with gradient checkpointing; ``fsdp-text`` with rows without an ECG, where one process has none."""
+    """``fsdp`` with gradient checkpointing; ``fsdp-text`` with rows without an ECG, where one process has none;
+    ``fsdp-pages`` with both, as PULSE is trained: pages and picture files in tiles, the vision tower frozen.
+    """
     assert_same_training(two_processes / name, one_process / name)
+    if name == "fsdp-pages":
+        rejects = [(folder / name / "rejects.jsonl").read_text() for folder in (two_processes, one_process)]
+        assert rejects[0] == rejects[1] and rejects[0].count("image_missing") == len(rejects[0].splitlines()) == 1
 
 
 def test_a_sharded_run_leaves_an_ordinary_checkpoint(two_processes: Path, one_process: Path) -> None:

@@ -29,7 +29,8 @@ class Item:
     """An item as its corpus reads it, before its ECGs are looked for.
 
     pairs: (role as written, value) of each turn. ecgs: record ids. source_id: empty where the item has none: then its
-    position stands for it. separator: how a value that is a list of strings is joined.
+    position stands for it. separator: how a value that is a list of strings is joined. patients: of ECGs that need no
+    store (pictures), one for each; empty: an item whose ECGs are in no store is set aside.
     """
 
     pairs: Sequence[tuple[str, object]]
@@ -38,6 +39,7 @@ class Item:
     source_id: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     separator: str | None = None
+    patients: tuple[str, ...] = ()
 
 
 class Aside(Exception):
@@ -113,7 +115,7 @@ def map_items(
                 if (first := seen.add(source_id, total)) is not None:
                     source_id = _duplicate(rules, place, source_id, position, first)
                 missing = [ecg for ecg in item.ecgs if ecg not in records]
-                if missing:
+                if missing and not item.patients:
                     raise Aside("ecg_not_in_store", f"in no store: {' and '.join(missing)}")
                 yield _conversation(item, source_id, records, rules, place)
             except Aside as aside:
@@ -196,8 +198,10 @@ def _conversation(item: Item, source_id: str, records: StoreRecords, rules: Rule
     )
     metadata = {**item.metadata, "version": rules.version}
     check_metadata({"id": source_id, **metadata})
-    patients = tuple(records.patient(ecg) for ecg in item.ecgs)
-    split = rules.split or _split(turns, patients, rules, place)
+    own = item.patients or item.ecgs
+    patients = tuple(records.patient(e) if e in records else p for e, p in zip(item.ecgs, own, strict=True))
+    outside = tuple(p for e, p in zip(item.ecgs, patients, strict=True) if e not in records)
+    split = rules.split or _split(turns, patients, rules, place, outside)
     return Conversation(
         id=f"{rules.corpus}/{split}/{source_id}",
         corpus=rules.corpus,
@@ -211,8 +215,12 @@ def _conversation(item: Item, source_id: str, records: StoreRecords, rules: Rule
     )
 
 
-def _split(turns: Sequence[Turn], patients: Sequence[str], rules: Rules, place: str) -> str:
-    """By patient; a question without ECG by its own words, so that the same question is never in two splits."""
+def _split(
+    turns: Sequence[Turn], patients: Sequence[str], rules: Rules, place: str, outside: Sequence[str] = ()
+) -> str:
+    """By patient; a question without ECG by its own words, so that the same question is never in two splits. outside:
+    patients whom no store need know: a hash of their id decides, as for those of a store without official splits.
+    """
     if not patients:
         question = next(turn.text for turn in turns if turn.role == "user")
         words = " ".join(re.findall(r"\w+", question.replace(ECG_MARK, " ").lower()))
@@ -220,6 +228,9 @@ def _split(turns: Sequence[Turn], patients: Sequence[str], rules: Rules, place: 
     assert rules.splits is not None  # Rules.check
     found = set()
     for patient in patients:
+        if patient not in rules.splits and patient in outside:
+            found.add(hash_split(patient, rules.seed, rules.fractions))
+            continue
         if patient not in rules.splits:
             raise EcglmError(f"{place}: patient {patient} has no split; make the splits again from all stores")
         found.add(rules.splits[patient])

@@ -16,7 +16,8 @@ from ecglm.types import Example
 def collate(examples: Sequence[Example], *, pad_id: int, left: bool = False) -> dict[str, Any]:
     """A batch: ``input_ids, attention_mask, position_ids, labels`` ``(batch, length)`` int64 and ``ecg``
     ``(num_ecgs, …)`` as the representation gives it, in row order (absent when no row has one); likewise ``image``
-    ``(num_ecgs, 3, height, width)``, the pictures for a second encoder.
+    ``(num_ecgs, 3, height, width)``, the pictures for a second encoder. Where a picture is several tiles, ``ecg`` is
+    ``(num_tiles, …)`` of all, and ``tiles`` ``(num_ecgs, 4)`` int64 says how each ECG is cut (``EcgInput.tiles``).
 
     Rows with ``branches`` make ``attention_mask`` float32 ``(batch, 1, length, length)`` (0 where a token may look,
     the most negative number elsewhere) and positions that restart at the end of the shared prefix.
@@ -50,7 +51,7 @@ def collate(examples: Sequence[Example], *, pad_id: int, left: bool = False) -> 
 
 def _tensors(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     """What the encoders read, in row order."""
-    found = {"ecg": [e.ecg for e in examples], "image": [e.image for e in examples]}
+    found = {name: [getattr(e, name) for e in examples] for name in ("ecg", "image", "tiles")}
     given = {name: [tensor for tensor in tensors if tensor is not None] for name, tensors in found.items()}
     return {name: torch.from_numpy(np.concatenate(tensors)) for name, tensors in given.items() if tensors}
 

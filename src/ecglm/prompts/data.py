@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from ecglm.errors import EcglmError, RejectedRecord
+from ecglm.errors import ConfigError, EcglmError, RejectedRecord
 from ecglm.prompts.examples import Prompter, share_prefix
+from ecglm.prompts.pictures import PictureFiles, is_picture_id, picture_id
 from ecglm.representations.augment import Augmentation, augment_signal
 from ecglm.representations.image_augment import augment_image
 from ecglm.store.reader import SegmentStore
@@ -20,14 +22,25 @@ from ecglm.types import Conversation, EcgInput, Example
 
 @dataclass
 class EcgSource:
-    """Finds the segment of a record in the stores and turns it into what the model reads."""
+    """Finds the segment of a record in the stores, or the picture file that shows it, and turns it into what the model
+    reads. images: folders of picture files (``PictureFiles``); without one, every ECG is drawn from the stores.
+    ConfigError where the representation reads no pictures, and there are folders of them.
+    """
 
     stores: Sequence[SegmentStore]
     representation: Any
+    images: Sequence[str | Path] = ()
     _where: dict[str, tuple[int, int]] = field(default_factory=dict)
     _last: tuple[str, Any, EcgInput] | None = None
+    _outlines: dict[tuple[int, int], EcgInput] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.pictures = PictureFiles(self.images)
+        if self.images and not self._draws:
+            name = getattr(self.representation, "name", "none")
+            raise ConfigError(
+                f"data.images shows picture files, which representation '{name}' does not read; use image"
+            )
         for number, store in enumerate(self.stores):
             for record_id in store.records():
                 if record_id in self._where:
@@ -39,6 +52,8 @@ class EcgSource:
 
     def segment(self, record_id: str) -> np.ndarray:
         """The first segment of a record: float32 ``(12, seg_len)`` in millivolts."""
+        if is_picture_id(record_id):
+            raise RejectedRecord("no_signal_record", f"{record_id} is a picture alone; name its folder (data.images)")
         if record_id not in self._where:
             raise RejectedRecord("ecg_not_in_store", record_id)
         number, index = self._where[record_id]
@@ -48,17 +63,52 @@ class EcgSource:
         """Sampling rate of the record's store in Hz."""
         return self.stores[self._where[record_id][0]].rate
 
-    def encode(self, record_id: str) -> EcgInput:
-        """The record's first segment as the representation gives it."""
+    @property
+    def _draws(self) -> bool:
+        """Whether the representation shows a page, drawn or from a file, and nothing else."""
+        return hasattr(type(self.representation), "of_picture")
+
+    def _is_file(self, ecg: str) -> bool:
+        return bool(self.images) and is_picture_id(ecg)
+
+    def shown(self, conversation: Conversation) -> tuple[str, ...]:
+        """Ids of what is shown for each ECG of a conversation: records, or its picture file where there are folders."""
+        name = picture_id(conversation) if self.images else None
+        return conversation.ecgs if name is None else (name,)
+
+    def encode(self, ecg: str) -> EcgInput:
+        """A record's first segment, or a picture file, as the representation gives it."""
         last = self._last  # questions about one ECG follow one another, and a page takes milliseconds to draw
-        if last is None or last[0] != record_id or last[1] is not self.representation:
-            found = self.representation(self.segment(record_id), self.rate(record_id))
-            last = self._last = (record_id, self.representation, found)
+        if last is None or last[0] != ecg or last[1] is not self.representation:
+            if self._is_file(ecg):
+                found = self.representation.of_picture(self.pictures.read(ecg))
+            else:
+                found = self.representation(self.segment(ecg), self.rate(ecg))
+            last = self._last = (ecg, self.representation, found)
         return last[2]
+
+    def outline(self, ecg: str) -> EcgInput:
+        """As ``encode``, but of a page only how many tokens it takes: nothing is drawn, a picture file is looked at."""
+        if not self._draws:
+            return self.encode(ecg)
+        if self._is_file(ecg):
+            size = self.pictures.size(ecg)
+            if size not in self._outlines:
+                self._outlines[size] = _tokens_alone(self.representation.of_picture(np.zeros((*size, 3), np.uint8)))
+            return self._outlines[size]
+        segment, rate = self.segment(ecg), self.rate(ecg)
+        key = (-segment.shape[-1], rate)
+        if key not in self._outlines:
+            self._outlines[key] = _tokens_alone(self.representation(segment, rate))
+        return self._outlines[key]
 
     def fingerprints(self) -> dict[str, str]:
         """Name → fingerprint of each store, for manifests."""
         return {f"store{n or ''}": s.fingerprint for n, s in enumerate(self.stores)}
+
+
+def _tokens_alone(shown: EcgInput) -> EcgInput:
+    return replace(shown, tensor=None, image=None, tiles=None)
 
 
 class ElmDataset(Dataset):
@@ -89,9 +139,10 @@ class ElmDataset(Dataset):
             self.augmentation.check(store.rate, store.seg_len)
         self.rejected: list[dict[str, str]] = []
         groups: dict[tuple[str, ...], list[Conversation]] = {}
+        ecgs.pictures.check(ecg for c in conversations for ecg in ecgs.shown(c) if is_picture_id(ecg))
         for conversation in conversations:
             alone = not share_ecg or len(conversation.ecgs) != 1
-            row = ("conversation", conversation.id) if alone else ("ecg", *conversation.ecgs)
+            row = ("conversation", conversation.id) if alone else ("ecg", *ecgs.shown(conversation))
             groups.setdefault(row, []).append(conversation)
         self.items: list[list[Conversation]] = []
         self.rows: list[str] = []
@@ -109,7 +160,8 @@ class ElmDataset(Dataset):
 
     def _usable(self, conversation: Conversation) -> Example | None:
         try:
-            example = self._example([conversation], conversation.id, None)
+            inputs = [self._outline(ecg) for ecg in self.ecgs.shown(conversation)]
+            example = self.prompter.build(conversation.id, conversation.turns, inputs)
             if not (example.labels >= 0).any():
                 raise RejectedRecord("no_answer", f"{conversation.id}: no assistant turn to learn from")
         except RejectedRecord as error:
@@ -118,7 +170,8 @@ class ElmDataset(Dataset):
         return example
 
     def _example(self, group: Sequence[Conversation], row: str, epoch: int | None) -> Example:
-        inputs = [self._show(ecg, f"{row}/{number}", epoch) for number, ecg in enumerate(group[0].ecgs)]
+        shown = self.ecgs.shown(group[0])
+        inputs = [self._show(ecg, f"{row}/{number}", epoch) for number, ecg in enumerate(shown)]
         return self._joined([self.prompter.build(c.id, c.turns, inputs) for c in group], group[0])
 
     def _joined(self, examples: Sequence[Example], first: Conversation) -> Example:
@@ -126,26 +179,53 @@ class ElmDataset(Dataset):
             return examples[0]
         return share_prefix(first.ecgs[0], examples, self.prompter.ecg_ids)
 
-    def _show(self, record_id: str, row_id: str, epoch: int | None) -> EcgInput:
-        if epoch is None:
-            found = self.ecgs.encode(record_id)
-            if found.shown:
-                self._shown[record_id] = found.shown
-            return found
+    def _outline(self, ecg: str) -> EcgInput:
+        found = self.ecgs.outline(ecg)
+        if found.shown:
+            self._shown[ecg] = found.shown
+        return found
 
+    def _show(self, ecg: str, row_id: str, epoch: int | None) -> EcgInput:
+        if epoch is None:
+            return self.ecgs.encode(ecg)
+        representation, varied = self.ecgs.representation, self.augmentation.image
+        if varied is not None and getattr(representation, "tiled", False):  # the page, before it is cut
+            page = augment_image(self._page(ecg, row_id, epoch), varied, seed=self.seed, row_id=row_id, epoch=epoch)
+            tiles: EcgInput = representation.of_picture(page)
+            if (words := getattr(representation, "words", None)) is None or is_picture_id(ecg):
+                return tiles
+            told = words.in_training(*self._segment(ecg, row_id, epoch), seed=self.seed, row_id=f"{row_id}/{epoch}")
+            return replace(tiles, text=told.text)
+        if is_picture_id(ecg):
+            shown = self.ecgs.encode(ecg)
+        else:
+            segment, rate = self._segment(ecg, row_id, epoch)
+            shown = representation.in_training(segment, rate, seed=self.seed, row_id=f"{row_id}/{epoch}")
+        field = "tensor" if representation.gives == "image" else "image"
+        tensor = getattr(shown, field)
+        if varied is None or tensor is None:
+            return shown
+        picture = np.ascontiguousarray(tensor.transpose(1, 2, 0))
+        picture = augment_image(picture, varied, seed=self.seed, row_id=row_id, epoch=epoch)
+        changed: dict[str, Any] = {field: np.ascontiguousarray(picture.transpose(2, 0, 1))}
+        return replace(shown, **changed)
+
+    def _segment(self, record_id: str, row_id: str, epoch: int) -> tuple[np.ndarray, int]:
+        """A record's segment as training shows it, and its rate in Hz."""
         segment, rate = self.ecgs.segment(record_id), self.ecgs.rate(record_id)
         if self.augmentation.effects:
             segment = augment_signal(segment, rate, self.augmentation, seed=self.seed, row_id=row_id, epoch=epoch)
-        representation = self.ecgs.representation
-        shown: EcgInput = representation.in_training(segment, rate, seed=self.seed, row_id=f"{row_id}/{epoch}")
-        field = "tensor" if representation.gives == "image" else "image"
-        tensor = getattr(shown, field)
-        if self.augmentation.image is None or tensor is None:
-            return shown
-        picture = np.ascontiguousarray(tensor.transpose(1, 2, 0))
-        picture = augment_image(picture, self.augmentation.image, seed=self.seed, row_id=row_id, epoch=epoch)
-        changed: dict[str, Any] = {field: np.ascontiguousarray(picture.transpose(2, 0, 1))}
-        return replace(shown, **changed)
+        return segment, rate
+
+    def _page(self, ecg: str, row_id: str, epoch: int) -> np.ndarray:
+        """The whole picture that training shows, uint8 ``(height, width, 3)``."""
+        if is_picture_id(ecg):
+            return self.ecgs.pictures.read(ecg)
+        segment, rate = self._segment(ecg, row_id, epoch)
+        page: np.ndarray = self.ecgs.representation.training_page(
+            segment, rate, seed=self.seed, row_id=f"{row_id}/{epoch}"
+        )
+        return page
 
     def __len__(self) -> int:
         return len(self.items)

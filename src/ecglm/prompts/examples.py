@@ -84,15 +84,17 @@ class Prompter:
                 raise RejectedRecord("sequence_too_long", detail)
             turns = shorter
             truncated.append(what)
-        tensors = [e.tensor for e in ecgs if e.tensor is not None]
+        tensors = [e.tensor if e.tiles is not None else e.tensor[None] for e in ecgs if e.tensor is not None]
         images = [e.image for e in ecgs if e.image is not None]
+        tiles = [e.tiles for e in ecgs if e.tiles is not None]
         return Example(
             id=example_id,
             input_ids=np.asarray(ids, np.int64),
             labels=np.asarray(labels, np.int64),
-            ecg=np.stack(tensors) if tensors else None,
+            ecg=np.concatenate(tensors) if tensors else None,
             truncated=(*truncated, *("ecg_tokens" for e in ecgs if e.truncated)),
             image=np.stack(images) if images else None,
+            tiles=np.stack(tiles) if tiles else None,
         )
 
     def _encode(self, turns: Sequence[Turn], ecgs: Sequence[EcgInput], generate: bool) -> tuple[list[int], list[int]]:
@@ -159,6 +161,7 @@ def share_prefix(example_id: str, examples: Sequence[Example], ecg_ids: Sequence
     kept = examples if own else examples[:1]
     tensors = [e.ecg for e in kept if e.ecg is not None]
     images = [e.image for e in kept if e.image is not None]
+    tiles = [e.tiles for e in kept if e.tiles is not None]
     ids, labels, branches = [examples[0].input_ids[:prefix]], [examples[0].labels[:prefix]], [np.zeros(prefix, int)]
     for number, example in enumerate(examples, 1):
         ids.append(example.input_ids[prefix:])
@@ -172,4 +175,5 @@ def share_prefix(example_id: str, examples: Sequence[Example], ecg_ids: Sequence
         branches=np.concatenate(branches).astype(np.int64),
         truncated=tuple(t for e in examples for t in e.truncated),
         image=np.concatenate(images) if images else None,
+        tiles=np.concatenate(tiles) if tiles else None,
     )

@@ -19,8 +19,10 @@ from ecglm.models.connector import resamples, too_few
 from ecglm.models.elm import check_parts
 from ecglm.models.encoder_files import EncoderFile
 from ecglm.models.encoders.base import picture, reads
+from ecglm.models.start import check_start, read_start
 from ecglm.models.towers import build_tower, check_files, count_tokens, reads_symbols, resolved
-from ecglm.representations.base import BuildContext, RecipeOptions, Representation, WithWords
+from ecglm.prompts.pictures import PictureFiles
+from ecglm.representations.base import BuildContext, RecipeOptions, Representation, WithWords, build_representation
 from ecglm.representations.dual import Dual
 from ecglm.representations.pictures import Pooling
 from ecglm.store.reader import SegmentStore
@@ -46,6 +48,7 @@ def check_recipe(recipe: Recipe) -> None:
     registry.get("connectors", recipe.model.connector)
     for name, options in recipe.used.items():
         named_files(name, options)
+    _check_images(recipe)
     model, files = resolved(recipe.model, verify=False)
     _check_learning(recipe, model)
     _check_symbols(recipe)
@@ -59,6 +62,17 @@ def check_recipe(recipe: Recipe) -> None:
     if SECTIONS[recipe.representation].gives is not None:
         _check_shown(recipe, model, files, stores)
     check_llm(model)
+
+
+def _check_images(recipe: Recipe) -> None:
+    """Folders of pictures that are not there, or that nothing reads."""
+    if not recipe.data.images:
+        return
+    PictureFiles(recipe.data.images)
+    if not hasattr(SECTIONS[recipe.representation], "of_picture") or recipe.words or recipe.model.image is not None:
+        raise ConfigError(
+            f"data.images shows picture files, but {recipe.shown} reads something else; choose image or anyres alone"
+        )
 
 
 def check_machine(train: TrainConfig) -> None:
@@ -76,9 +90,14 @@ def _check_shown(
     """What the encoders read, and how many tokens they give."""
     shown = shown_by(recipe, model, stores, (), _no_segment)
     check_files(files, shown, stores[0].manifest["settings"]["pipeline"])
+    if model.start_from is not None:
+        check_start(model.start_from, shown, stores[0].manifest["settings"]["pipeline"])
     _check_towers(model, files, shown)
     if shown.num_tokens is not None:
         check_room(recipe, shown.num_tokens, f"{recipe.representation}.num_tokens")
+    elif hasattr(shown, "page_tokens") and not recipe.data.images:
+        tokens, _ = shown.page_tokens(stores[0].seg_len, stores[0].rate)
+        check_room(recipe, tokens, f"{recipe.representation}.grids or the size of the page")
 
 
 def check_room(recipe: Recipe, tokens: int, option: str) -> None:
@@ -167,7 +186,12 @@ def shown_by(
     records: tuple[str, ...],
     segment: Callable[[str], np.ndarray],
 ) -> Representation:
-    """The representation of a run. model: its resolved settings. records, segment: its training ECGs."""
+    """The representation of a run. model: its resolved settings. records, segment: its training ECGs.
+
+    Of a run that starts from a checkpoint and gives no section, it is the checkpoint's.
+    """
+    if model.start_from is not None and all(getattr(recipe, name) is None for name in recipe.used):
+        return build_representation(read_start(model.start_from)["representation"], model.start_from)
     size, tokens = picture(model.encoder, model.encoder_options)
     context = BuildContext(
         rate=stores[0].rate,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
@@ -153,6 +154,15 @@ def from_main(make: Callable[[], T]) -> T:
 def wait() -> None:
     """Until every process has come here."""
     from_main(lambda: None)
+
+
+def summed(array: np.ndarray) -> np.ndarray:
+    """The sum of every process's int64 array."""
+    if ranks().size == 1 or not dist.is_initialized():
+        return array
+    total = torch.from_numpy(array).clone()
+    dist.all_reduce(total)
+    return total.numpy()
 
 
 def agree(what: str, value: Any) -> None:

@@ -72,8 +72,8 @@ def always_encode(elm: Any, ecg_blank: torch.Tensor | None, image_blank: torch.T
     """
     plain = elm.embed
 
-    def embed(input_ids: torch.Tensor, ecg: torch.Tensor | None = None, image: torch.Tensor | None = None) -> Any:
-        embedded = plain(input_ids, ecg, image)
+    def embed(input_ids: torch.Tensor, ecg: Any = None, image: Any = None, tiles: Any = None) -> Any:
+        embedded = plain(input_ids, ecg, image, tiles)
         pairs = ((ecg, ecg_blank, elm._signal_vectors), (image, image_blank, elm._image_vectors))
         for given, blank, encode in pairs:
             if given is None and blank is not None:

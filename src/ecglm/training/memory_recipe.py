@@ -14,8 +14,12 @@ from ecglm.training.distributed import shares
 from ecglm.training.memory import Batch, estimate, llm_without_weights, size_text
 
 
-def batch_of(recipe: Any, conversations: Sequence[Any], representation: Any, ecg_tokens: int, rows: int) -> Batch:
-    """About the largest batch of a recipe, from its training questions; three characters are taken for a token."""
+def batch_of(
+    recipe: Any, conversations: Sequence[Any], representation: Any, ecg_tokens: int, rows: int, tiles: int = 1
+) -> Batch:
+    """About the largest batch of a recipe, from its training questions; three characters are taken for a token. tiles:
+    tensors of one ECG.
+    """
     share, most = recipe.train.share_ecg, recipe.model.max_len
     whole: dict[Any, int] = {}
     answers: dict[Any, int] = {}
@@ -45,7 +49,7 @@ def batch_of(recipe: Any, conversations: Sequence[Any], representation: Any, ecg
         length,
         learned,
         kept,
-        number_of_ecgs if shape else 0,
+        number_of_ecgs * tiles if shape else 0,
         shape,
         dtype,
         picture,
@@ -57,7 +61,7 @@ def without_weights(recipe: Any, representation: Any) -> Any:
     """The ELM of a recipe on the meta device: shapes, and which parts learn; no weight is made or read."""
     from ecglm.models.access import choose_attention
     from ecglm.models.adapters import add_lora
-    from ecglm.models.connector import Connector
+    from ecglm.models.connector import Connector, TileConnector
     from ecglm.models.elm import Elm, usual_parts
     from ecglm.models.encoders.base import build_encoder
     from ecglm.models.towers import resolved
@@ -80,7 +84,11 @@ def without_weights(recipe: Any, representation: Any) -> Any:
             )
             num_tokens = getattr(shown, "signal", shown).num_tokens
             parts = {"encoder": tower, "placeholder_id": 0}
-            parts["connector"] = Connector(model.connector, dim=tower.dim, hidden=hidden, num_tokens=num_tokens)
+            if getattr(shown, "tiled", False):
+                cut: dict[str, Any] = {"patches": shown.patches, "merge": shown.merge}
+                parts["connector"] = TileConnector(model.connector, dim=tower.dim, hidden=hidden, **cut)
+            else:
+                parts["connector"] = Connector(model.connector, dim=tower.dim, hidden=hidden, num_tokens=num_tokens)
             if model.image is not None:
                 options = _plain_options(model.image.encoder, model.image.encoder_options)
                 second: Any = build_encoder(model.image.encoder, input_shape=shown.image.input_shape, options=options)
@@ -105,7 +113,7 @@ def _llm_config(model: Any, num_added: int) -> Any:
     if model.llm != "tiny":
         config = AutoConfig.from_pretrained(model.llm)
         text = config.get_text_config()
-        text.vocab_size += num_added
+        text.vocab_size += num_added if model.start_from is None else 0
         return config
     return LlamaConfig(
         vocab_size=model.tiny.vocab_size + num_added,
@@ -130,16 +138,27 @@ def _plain_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def memory_lines(recipe: Any, conversations: Sequence[Any], representation: Any, ecg_tokens: int) -> list[str]:
+def learning_line(recipe: Any, representation: Any) -> str:
+    """What ``ecglm validate`` says of the parts that learn, with the number of their weights."""
+    elm = without_weights(recipe, representation)
+    counts = {part: sum(w.numel() for w in elm.part(part) if w.requires_grad) for part in elm.parts}
+    learns = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
+    still = ", ".join(part for part, count in counts.items() if not count)
+    return f"learns: {learns or 'nothing'}" + (f"; frozen: {still}" if still else "")
+
+
+def memory_lines(
+    recipe: Any, conversations: Sequence[Any], representation: Any, ecg_tokens: int, tiles: int = 1
+) -> list[str]:
     """What ``ecglm validate`` says of a recipe's memory: of one process, and of each of eight."""
-    batch = batch_of(recipe, conversations, representation, ecg_tokens, recipe.train.batch_size)
+    batch = batch_of(recipe, conversations, representation, ecg_tokens, recipe.train.batch_size, tiles)
     how: Any = {"bf16": recipe.train.bf16, "accumulation": recipe.train.accumulation}
     alone = estimate(without_weights(recipe, representation), batch, **how)
     lines = [f"memory, {batch.rows} rows of about {batch.length} tokens at most: {alone}"]
     step = recipe.train.batch_size * recipe.train.accumulation
     if step % 8 == 0:
         rows, passes = shares(recipe.train.batch_size, recipe.train.accumulation, 8)
-        small = batch_of(recipe, conversations, representation, ecg_tokens, rows)
+        small = batch_of(recipe, conversations, representation, ecg_tokens, rows, tiles)
         found = []
         for name in ("none", "fsdp"):
             elm = without_weights(recipe, representation)

@@ -14,8 +14,12 @@ from ecglm.training.objectives.base import Pretraining
 from ecglm.training.options import TrainConfig
 from ecglm.training.recipe import SECTIONS
 
-#: Representations that give a tensor; the others feed no encoder.
-REPRESENTATIONS = {name: kind for name, kind in SECTIONS.items() if kind.gives in ("signal", "image")}
+#: Representations that give one tensor an ECG; the others feed no encoder, or several tiles.
+REPRESENTATIONS = {
+    name: kind
+    for name, kind in SECTIONS.items()
+    if kind.gives in ("signal", "image") and not getattr(kind, "tiled", False)
+}
 #: Fields of ``train`` that are about language models, or that the objective's own section decides.
 NOT_FOR_ENCODERS = ("objective", "parts", "share_ecg", "packing")
 

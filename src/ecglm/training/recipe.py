@@ -10,6 +10,7 @@ from ecglm import registry
 from ecglm.errors import ConfigError
 from ecglm.models.config import AUTO, ModelConfig
 from ecglm.models.encoders.base import reads
+from ecglm.models.start import shown_as
 from ecglm.models.towers import known_name, reads_symbols
 from ecglm.representations.base import RecipeOptions, Representation
 from ecglm.training.options import TrainConfig as TrainConfig
@@ -17,11 +18,15 @@ from ecglm.training.options import TrainConfig as TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """files: conversation tables (``ecglm map``). stores: segment stores (``ecglm prepare``). tasks: all, or these."""
+    """files: conversation tables (``ecglm map``). stores: segment stores (``ecglm prepare``). tasks: all, or these.
+    images: folders of picture files: a conversation whose metadata name an ``image`` is shown that file, from the first
+    of them that holds it, and not a page drawn from the store.
+    """
 
     files: tuple[str, ...]
     stores: tuple[str, ...]
     tasks: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +124,14 @@ class _Recipe:
             return next((n for n in tensors if SECTIONS[n].gives == "signal"), "signal")
         if tensors or words:
             return (tensors or words)[0]
+        start = self.model.start_from
+        if start is not None and (shown := shown_as(start)) is not None:
+            return shown
         if self.model.encoder is None:
             raise ConfigError("neither a representation nor model.encoder is given; name one, say symbols: {}")
         encoder = known_name(self.model)
+        if encoder is None and start is not None:
+            raise ConfigError(f"model.start_from: no checkpoint {start}; name best/ of a run, or import one")
         if encoder is None:
             raise ConfigError(
                 f"model.encoder_from {self.model.encoder_from} is not here to say what it reads; name the "

@@ -31,14 +31,16 @@ from ecglm.models.access import read_system
 from ecglm.models.checkpoint import Bundle, create
 from ecglm.models.elm import Learning, usual_parts
 from ecglm.models.encoder_files import read_encoder
+from ecglm.models.start import changed_tiles
 from ecglm.models.towers import resolved
 from ecglm.prompts.data import EcgSource, ElmDataset
 from ecglm.prompts.people import people, seen
+from ecglm.prompts.pictures import PictureFiles, is_picture_id, picture_id
 from ecglm.randomness import generator_for
 from ecglm.representations.base import Representation
 from ecglm.store.reader import SegmentStore
 from ecglm.training.check import check_machine, check_recipe, named_files, shown_by
-from ecglm.training.distributed import agree, from_main, quiet, ranks, together
+from ecglm.training.distributed import agree, from_main, quiet, ranks, summed, together
 from ecglm.training.logs import final_files, loss_curve, summary
 from ecglm.training.recipe import SECTIONS, Recipe
 from ecglm.training.resume import begin_output
@@ -86,6 +88,8 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
     settings = _settings(recipe, limit)
     inputs = {f"data{i or ''}": conversations_fingerprint(f) for i, f in enumerate(recipe.data.files)}
     inputs |= {f"store{i or ''}": s.fingerprint for i, s in enumerate(stores)}
+    if recipe.data.images:
+        inputs["images"] = _images(recipe)
     plan = plan_fingerprint(KIND, settings, inputs)
     with contextlib.ExitStack() as held:
 
@@ -99,7 +103,10 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
         train_rows, val_rows = conversations["train"][:limit], conversations["val"][:limit]
         bundle = _bundle(recipe, stores, train_rows)
         bundle.trained_on = _trained_on(bundle, train_rows, conversations["test"], say)
-        ecgs = EcgSource(stores, bundle.representation)
+        ecgs = EcgSource(stores, bundle.representation, recipe.data.images)
+        if recipe.data.images:
+            named = (ecg for c in (*train_rows, *val_rows) for ecg in ecgs.shown(c) if is_picture_id(ecg))
+            ecgs.pictures.check(named, ranks().rank, ranks().size, summed)
         share, seed, augmentation = recipe.train.share_ecg, recipe.train.seed, recipe.train.augmentation()
         datasets = [
             ElmDataset(train_rows, ecgs, bundle.prompter, share_ecg=share, augmentation=augmentation, seed=seed),
@@ -134,8 +141,8 @@ def _trained_on(
     """Whom the model will have learned from: also those of its pretrained encoder, which may be of its test split."""
     if known := seen(test, bundle.trained_on):
         say(
-            f"warning: {len(known)} of {len(test)} test questions are about patients the encoder was pretrained on "
-            f"(first: {known[0].id}); ecglm predict will refuse them"
+            f"warning: {len(known)} of {len(test)} test questions are about patients the weights it begins with have "
+            f"learned from (first: {known[0].id}); ecglm predict will refuse them"
         )
     return np.union1d(bundle.trained_on, people(train_rows))
 
@@ -143,7 +150,7 @@ def _trained_on(
 def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     """The recipe without its paths: what the inputs are is told by their fingerprints, not by where they lie."""
     settings = strict.to_dict(recipe)
-    settings["data"] = {"tasks": list(recipe.data.tasks)}
+    settings["data"] = {"tasks": list(recipe.data.tasks)}  # the pictures are among the inputs
     for name in SECTIONS:  # a representation that is not used decides nothing
         settings.pop(name)
     for name, options in recipe.used.items():
@@ -151,6 +158,8 @@ def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     for section in (settings["model"], settings["model"]["image"] or {}):
         if section.get("encoder_from"):
             section["encoder_from"] = file_sha256(read_encoder(section["encoder_from"], verify=False).folder / MANIFEST)
+    if recipe.model.start_from is not None:
+        settings["model"]["start_from"] = file_sha256(Path(recipe.model.start_from) / MANIFEST)
     settings["model"].pop("system_file")  # what it says counts, not where it lies
     settings["model"]["system"] = read_system(recipe.model).system
     settings["train"].pop("num_workers")  # a run may go on with more or fewer
@@ -182,6 +191,17 @@ def _conversations(recipe: Recipe) -> dict[str, list[Conversation]]:
     return by_split
 
 
+def _images(recipe: Recipe) -> str:
+    """What tells the picture files of the training and validation questions from others."""
+    rows = (c for split in _conversations(recipe).values() for c in split)
+    return PictureFiles(recipe.data.images).fingerprint(ecg for c in rows if (ecg := picture_id(c)) is not None)
+
+
+def _records(rows: Sequence[Conversation]) -> list[str]:
+    """The recordings that conversations are about: pictures are none."""
+    return sorted({e for c in rows for e in c.ecgs if not is_picture_id(e)})
+
+
 def _bundle(recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence[Conversation]) -> Bundle:
     pipelines = [s.manifest["settings"]["pipeline"] for s in stores]
     if any(p != pipelines[0] for p in pipelines[1:]):
@@ -190,7 +210,7 @@ def _bundle(recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence
         )
     representation = representation_of(recipe, stores, train_rows)
     texts = sorted({t.text for c in train_rows for t in c.turns})
-    records = sorted({e for c in train_rows for e in c.ecgs})
+    records = _records(train_rows)
     source = EcgSource(stores, representation)
 
     def symbols(number: int) -> Iterator[np.ndarray]:
@@ -217,8 +237,7 @@ def representation_of(
     Raises ConfigError or EcglmError for options that fit neither.
     """
     model, _ = resolved(recipe.model, verify=False)
-    records = tuple(sorted({e for c in train_rows for e in c.ecgs}))
-    return shown_by(recipe, model, stores, records, EcgSource(stores, None).segment)
+    return shown_by(recipe, model, stores, tuple(_records(train_rows)), EcgSource(stores, None).segment)
 
 
 def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable[[str], None]) -> dict[str, Any]:
@@ -267,7 +286,11 @@ def _fit(
     hf_logging.set_verbosity_error()
     torch.manual_seed(recipe.train.seed)
     attention = bundle.elm.llm.config._attn_implementation
-    say(f"language model {recipe.model.llm}: {recipe.model.dtype}, attention {attention}, {bundle.prompter.chat.name}")
+    if (start := recipe.model.start_from) is not None:
+        other = changed_tiles(start, bundle.representation)
+        say(f"starts from the weights of {start}" + (f", but with {', '.join(other)}" if other else ""))
+    named = start or recipe.model.llm
+    say(f"language model {named}: {bundle.model.dtype}, attention {attention}, {bundle.prompter.chat.name}")
     learning = bundle.elm.set_trainable(recipe.train.parts or usual_parts(bundle.elm))
     _say_learning(learning, bundle, say)
     trainer = ElmTrainer(bundle, datasets[0], datasets[1], recipe.train, folder, say)

@@ -32,6 +32,7 @@ def answer_loss(elm: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, int]:
         position_ids=batch["position_ids"],
         ecg=batch.get("ecg"),
         image=batch.get("image"),
+        tiles=batch.get("tiles"),
         logits_to_keep=columns,
     )
     targets = labels[:, columns]
