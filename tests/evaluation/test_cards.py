@@ -63,3 +63,10 @@ def test_pictures_keep_their_colours():
     assert back.shape == image.shape
     assert np.abs(back.astype(int) - image).max() <= 8
     assert png_uri(b"\x89PNG").endswith(base64.b64encode(b"\x89PNG").decode())
+
+
+def test_a_question_drawn_with_several_seeds_is_one_card(make_row):
+    rows = [make_row("a", "a", id=f"r{n}", patient_id=f"p{n}", seed=s) for n in range(3) for s in (4, 5)]
+    once = [make_row("a", "b", id=f"r{n}", patient_id=f"p{n}", seed=9) for n in range(3)]
+    cards = make_cards([Run("a", {}, {}, rows), Run("b", {}, {}, once)], picture)
+    assert len(cards) == 3 and all(len(card.answers) == 2 for card in cards)

@@ -30,8 +30,44 @@ PERTURBATIONS = [
 
 def test_names():
     assert registry.names("controls") == sorted(
-        ["blank", "no-ecg", "no-image", "no-signal", "noise", "swap", *PERTURBATIONS]
+        ["blank", "lead_mask", "no-ecg", "no-image", "no-signal", "noise", "shuffle-leads", "swap", *PERTURBATIONS]
     )
+
+
+@pytest.fixture
+def leads():
+    """Every lead another constant, none of them zero."""
+    return np.repeat(np.arange(1.0, 13.0, dtype=np.float32)[:, None], 50, axis=1)
+
+
+def test_lead_mask_hides_a_drawn_half_of_the_leads(leads):
+    before = leads.copy()
+    shown = [apply_control("lead_mask", leads, 250, seed=0, row_id=f"r{n}") for n in range(200)]
+    np.testing.assert_array_equal(leads, before)
+    for one in shown:
+        hidden = ~one.any(axis=1)
+        assert hidden.sum() == 6 and one.dtype == np.float32
+        np.testing.assert_array_equal(one[~hidden], leads[~hidden])
+    share = np.mean([~one.any(axis=1) for one in shown], axis=0)
+    assert np.all(np.abs(share - 0.5) < 4 * np.sqrt(0.25 / 200))  # every lead as often as any other
+    np.testing.assert_array_equal(shown[3], apply_control("lead_mask", leads, 250, seed=0, row_id="r3"))
+    assert any((shown[3] != apply_control("lead_mask", leads, 250, seed=s, row_id="r3")).any() for s in (1, 2))
+
+
+def test_shuffle_leads_keeps_every_lead_in_another_order(leads):
+    orders = [apply_control("shuffle-leads", leads, 250, seed=0, row_id=f"r{n}")[:, 0].tolist() for n in range(200)]
+    for order in orders:
+        assert sorted(order) == list(range(1, 13)) and order != list(range(1, 13))
+    assert len({tuple(order) for order in orders}) > 190
+    again = apply_control("shuffle-leads", leads, 250, seed=0, row_id="r7")
+    assert again[:, 0].tolist() == orders[7] and (again == again[:, :1]).all()
+
+
+def test_robustness_conditions_are_no_controls():
+    for name in ("lead_mask", "shuffle-leads", "perturb-noise", "perturb-wander", "no-signal", "no-image"):
+        assert is_perturbation(name), name
+    for name in ("blank", "noise", "swap", "no-ecg"):
+        assert not is_perturbation(name), name
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)

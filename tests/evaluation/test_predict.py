@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,18 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.evaluation.predict import predict
+from ecglm.evaluation.predict_answers import Answerer
+from ecglm.evaluation.predict_jobs import Job
 from ecglm.evaluation.predictions import read_predictions
 from ecglm.evaluation.score import score
 from ecglm.files import read_jsonl, read_manifest
+from ecglm.models.generate import generate
 from ecglm.prompts.examples import Prompter
 from ecglm.records.synthetic import Synthetic
 from ecglm.representations.augment import perturb
@@ -28,7 +33,7 @@ from ecglm.signals.pipeline import get_pipeline
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
 from ecglm.types import Conversation, EcgInput, Turn
-from tiny_world import World
+from tiny_world import World, tree
 
 CONTROLS = ("blank", "noise", "swap", "no-ecg")
 
@@ -55,24 +60,41 @@ def answers(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], Any]:
     return {(r["control"], r["id"], r["turn"]): r["prediction"] for r in rows}
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as it was built: its turns, its ECG inputs, and its text with ◆ for each of the ECG's tokens."""
+
+    turns: list[Turn]
+    shown: list[EcgInput]
+    text: str
+
+
 class Spy:
-    """Every prompt that is built: its turns, its ECG inputs, and its text with ◆ for each of the ECG's tokens."""
+    """Every prompt that is built, under the row that it is of."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.turns: list[list[Turn]] = []
-        self.shown: list[list[EcgInput]] = []
-        self.texts: list[str] = []
-        build = Prompter.build
+        self.prompts: dict[tuple[str, str, int], Prompt] = {}
+        build, prompt = Prompter.build, Answerer._prompt
+        last: list[Prompt] = []
 
         def spy(prompter: Prompter, name: str, turns: Any, ecgs: Any, **options: Any) -> Any:
             example = build(prompter, name, turns, ecgs, **options)
-            self.turns.append(list(turns))
-            self.shown.append(list(ecgs))
             ids = example.input_ids.tolist()
-            self.texts.append("".join("◆" if i in prompter.ecg_ids else prompter.tokenizer.decode([i]) for i in ids))
+            text = "".join("◆" if i in prompter.ecg_ids else prompter.tokenizer.decode([i]) for i in ids)
+            last.append(Prompt(list(turns), list(ecgs), text))
+            return example
+
+        def keep(answerer: Answerer, job: Job, talk: Any, shown: Any) -> Any:
+            example = prompt(answerer, job, talk, shown)
+            turn = sum(t.role == "assistant" for t in talk)
+            self.prompts[job.control, job.conversation.id, turn] = last.pop()
             return example
 
         monkeypatch.setattr(Prompter, "build", spy)
+        monkeypatch.setattr(Answerer, "_prompt", keep)
+
+    def of(self, row: dict[str, Any]) -> Prompt:
+        return self.prompts[row["control"], row["id"], row["turn"]]
 
 
 def talks(world: World) -> list[Conversation]:
@@ -138,52 +160,99 @@ def test_the_same_command_gives_the_same_bytes_and_is_reused(ask, tmp_path: Path
     assert len(ask(out=tmp_path / "a", controls=("blank",), overwrite=True)) == 2 * len(world.conversations("test"))
 
 
-def test_every_cut_of_the_file_leads_to_the_same_bytes(ask, tmp_path: Path) -> None:
+@pytest.fixture
+def stopped(ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A prediction that was stopped before its last file: the work file is whole, the rest is not there."""
+
+    def run(name: str, **options: Any) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setattr("ecglm.evaluation.predict._write_rows", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                ask(out=tmp_path / name, **options)
+        return tmp_path / name
+
+    return run
+
+
+def test_every_cut_of_the_work_file_leads_to_the_same_bytes(ask, stopped, tmp_path: Path) -> None:
     """Whatever a killed run left, whole batches or half a line: cut there and go on."""
-    ask(out=tmp_path / "whole", batch_size=5, controls=("blank",))
-    whole = (tmp_path / "whole" / "predictions.jsonl").read_bytes()
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
-    for number, size in enumerate([0, 7, ends[0], ends[3], ends[4], ends[4] + 40, ends[9] - 1, ends[10], ends[-1] - 1]):
-        folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / str(number)))
-        manifest = (folder / "manifest.json").read_bytes()
-        (folder / "manifest.json").unlink()
-        (folder / "predictions.jsonl").write_bytes(whole[:size])
-        ask(out=folder, batch_size=5, controls=("blank",))
-        assert (folder / "predictions.jsonl").read_bytes() == whole
-        assert (folder / "manifest.json").read_bytes() == manifest
+    options = {"batch_size": 5, "controls": ("blank",)}
+    ask(out=tmp_path / "whole", **options)
+    wanted = tree(tmp_path / "whole")
+    assert set(wanted) == {"predictions.jsonl", "baselines.json", "manifest.json", "plan.json"}
+    work = (stopped("stopped", **options) / "answers.jsonl").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(work) if byte == 10]
+    assert len(ends) == -(-len(read_jsonl(tmp_path / "whole" / "predictions.jsonl")) // 5)
+    for number, size in enumerate([0, 7, ends[0], ends[1] + 40, ends[2] - 1, ends[-1] - 1, ends[-1]]):
+        folder = Path(shutil.copytree(tmp_path / "stopped", tmp_path / str(number)))
+        (folder / "answers.jsonl").write_bytes(work[:size])
+        ask(out=folder, **options)
+        assert tree(folder) == wanted
 
 
+def test_answers_that_stand_twice_count_once_and_foreign_ones_are_an_error(ask, stopped, tmp_path: Path) -> None:
+    options = {"batch_size": 5, "controls": ("blank",)}
+    ask(out=tmp_path / "whole", **options)
+    folder = stopped("stopped", **options)
+    file = folder / "answers.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    first = json.loads(lines[0])
+    other = json.dumps({"batch": 99, "rows": first["rows"]}).encode() + b"\n"
+    moved = json.dumps({"batch": 1, "rows": first["rows"]}).encode() + b"\n"
+    for wrong in (other, moved, b"{}\n"):
+        file.write_bytes(lines[0] + wrong)
+        with pytest.raises(EcglmError, match="is not of these questions"):
+            ask(out=folder, **options)
+        assert file.read_bytes() == lines[0] + wrong  # nothing is lost by looking
+    file.write_bytes(lines[1] + lines[0] + lines[1] + lines[0][:50])
+    ask(out=folder, **options)
+    assert tree(folder) == tree(tmp_path / "whole")
+
+
+def test_a_work_file_left_beside_finished_predictions_is_removed(ask, tmp_path: Path) -> None:
+    ask(out=tmp_path / "out")
+    (tmp_path / "out" / "answers.jsonl").write_bytes(b"{}")  # killed between the manifest and the removal
+    ask(out=tmp_path / "out")
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
 def test_killed_in_the_middle_and_run_again_equals_uninterrupted(
-    world: World, signal_run: Path, ask, tmp_path: Path
+    devices: int, world: World, signal_run: Path, ask, tmp_path: Path
 ) -> None:
+    """At most one batch per device is lost, and no process stays behind."""
     options = {"controls": ("blank", "swap"), "batch_size": 4, "max_new_tokens": 8}
     ask(out=tmp_path / "whole", **options)
     code = (
-        "import sys, time, torch; torch.set_num_threads(1)\n"
-        "from ecglm.evaluation import predict as p\n"
-        "answer = p._Answerer.answer\n"
-        "p._Answerer.answer = lambda *a: (time.sleep(0.3), answer(*a))[1]\n"
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "import slow_answers\nfrom ecglm.evaluation import predict as p\n"
+        "p.start = slow_answers.start\n"
         "from ecglm.cli import main\n"
         "sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "predict", "--model", str(signal_run / "best"), "--data", str(world.data)]
     command += ["--store", str(world.store), "--out", str(tmp_path / "killed"), "--controls", "blank", "swap"]
-    command += ["--batch-size", "4", "--max-new-tokens", "8"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    file = tmp_path / "killed" / "predictions.jsonl"
+    command += ["--batch-size", "4", "--max-new-tokens", "8", "--devices", *["cpu"] * devices]
+    log = tmp_path / "log"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLOW_ANSWERS": str(log), "SLOW_PROCESSES": str(devices)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    file = tmp_path / "killed" / "answers.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if file.exists() and file.read_bytes().count(b"\n") >= 8:
+        if file.exists() and file.read_bytes().count(b"\n") >= 3:
             break
         time.sleep(0.02)
     assert process.poll() is None, "prediction ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 8 <= len(read_jsonl(file, allow_torn=True)) < 36
+    kept = len(read_jsonl(file, allow_torn=True))
+    assert 3 <= kept < 9
+    begun = log.read_text().split()
+    assert len(begun) <= kept + devices and len(set(begun)) == devices
     assert not (tmp_path / "killed" / "manifest.json").exists()
     ask(out=tmp_path / "killed", **options)
-    for name in ("predictions.jsonl", "manifest.json", "baselines.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("history", ["own", "gold"])
@@ -203,15 +272,13 @@ def test_later_turns_see_the_history_they_are_told_to(
     ]
     assert not any("error" in r for r in rows)
     assert rows[1]["prompt"] == "And the axis?"
-    first, second = spy.texts[:3], spy.texts[3:]
-    assert len(second) == 3
-    for number, text in enumerate(second):
-        own = rows[2 * number]["prediction"]
-        earlier = own if history == "own" else "GOLD ONE"
-        assert text.startswith(f"{first[number]}{earlier}<|im_end|>\n<|im_start|>user\n")
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        earlier = first["prediction"] if history == "own" else "GOLD ONE"
+        text = spy.of(second).text
+        assert text.startswith(f"{spy.of(first).text}{earlier}<|im_end|>\n<|im_start|>user\n")
         assert ("GOLD" in text) is (history == "gold")
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
-    assert first[2].count("◆") == 4 and second[2].count("◆") == 8  # the second ECG comes with the second question
+    assert [spy.of(r).text.count("◆") for r in rows[-2:]] == [4, 8]  # the second ECG comes with the second question
 
 
 def test_both_ecgs_of_a_question_are_shown_in_order(world: World, ask, tmp_path, monkeypatch) -> None:
@@ -227,10 +294,11 @@ def test_both_ecgs_of_a_question_are_shown_in_order(world: World, ask, tmp_path,
     def signals(names: list[str]) -> np.ndarray:
         return np.stack([store[store.segments_of(n)[0]] for n in names])
 
-    assert np.array_equal(np.stack([e.tensor for e in spy.shown[0]]), signals(list(pair.ecgs)))
-    assert np.array_equal(np.stack([e.tensor for e in spy.shown[1]]), signals(rows[1]["shown"]))
+    real, swap, without = (spy.of(row) for row in rows)
+    assert np.array_equal(np.stack([e.tensor for e in real.shown]), signals(list(pair.ecgs)))
+    assert np.array_equal(np.stack([e.tensor for e in swap.shown]), signals(rows[1]["shown"]))
     assert rows[1]["shown"] == list(pair.ecgs[::-1])  # two patients: each gets the other's
-    assert "◆" not in spy.texts[2] and spy.shown[2] == []
+    assert "◆" not in without.text and without.shown == []
 
 
 def test_a_swapped_ecg_is_never_the_patients_own(ask, world: World) -> None:
@@ -248,13 +316,12 @@ def test_what_each_control_shows(kind: str, ask, request, monkeypatch: pytest.Mo
     spy = Spy(monkeypatch)
     rows = ask(model=model, controls=("no-ecg", "blank", "noise"), batch_size=1)
     assert not any("error" in r for r in rows)  # a blank ECG has symbols too
-    by_control: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        by_control.setdefault(row["control"], []).append(number)
-    for number in by_control["no-ecg"]:
-        assert spy.shown[number] == [] and "◆" not in spy.texts[number]
-    del by_control["no-ecg"]
-    inputs = {control: [spy.shown[n][0] for n in numbers] for control, numbers in by_control.items()}
+    by_control: dict[str, list[Prompt]] = {}
+    for row in rows:
+        by_control.setdefault(row["control"], []).append(spy.of(row))
+    for prompt in by_control.pop("no-ecg"):
+        assert prompt.shown == [] and "◆" not in prompt.text
+    inputs = {control: [p.shown[0] for p in prompts] for control, prompts in by_control.items()}
     tokens = {control: [e.token_ids.tolist() for e in shown] for control, shown in inputs.items()}
     tensors = {control: [e.tensor for e in shown] for control, shown in inputs.items()}
     if kind == "signal":
@@ -272,12 +339,12 @@ def test_a_perturbation_shows_the_patients_ecg_disturbed(ask, world: World, sign
     spy = Spy(monkeypatch)
     rows = ask(controls=("blank", *names), batch_size=1, seed=4)
     store = SegmentStore(world.store)
-    for row, shown in zip(rows, spy.shown, strict=True):
+    for row in rows:
         if row["control"] in names:
             segment = store[store.segments_of(row["ecgs"][0])[0]]
             effect = row["control"].removeprefix("perturb-")
             wanted = perturb(effect, segment, store.rate, seed=4, row_id=f"{row['id']}/0")
-            np.testing.assert_array_equal(shown[0].tensor, wanted)
+            np.testing.assert_array_equal(spy.of(row).shown[0].tensor, wanted)
     assert {r["control"] for r in rows} == {"real", "blank", *names}
     found = score(rows, num_resamples=20)
     assert set(found["robustness"]["rhythm"]["accuracy"]) == set(names)
@@ -356,3 +423,116 @@ def test_limit_takes_all_questions_of_so_many_ecgs(ask, world: World) -> None:
     rows = ask(limit=2)
     ecgs = sorted({c.ecgs[0] for c in world.conversations("test")})[:2]
     assert sorted(r["id"] for r in rows) == sorted(c.id for c in world.conversations("test") if c.ecgs[0] in ecgs)
+
+
+def test_two_devices_give_the_same_bytes_as_one(ask, tmp_path: Path) -> None:
+    options = {"controls": ("blank", "swap"), "batch_size": 4}
+    ask(out=tmp_path / "one", devices=["cpu"], **options)
+    ask(out=tmp_path / "two", devices=["cpu", "cpu"], **options)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    with pytest.raises(EcglmError, match=r"^--devices: no device 'gpu'"):
+        ask(out=tmp_path / "three", devices=["gpu"], **options)
+    assert not (tmp_path / "three").exists()
+
+
+def test_every_seed_is_a_drawing_of_its_own(ask, tmp_path: Path) -> None:
+    drawn = {"controls": ("blank",), "temperature": 1.5, "seed": 7}
+    rows = ask(out=tmp_path / "a", seeds=(0, 1, 2), batch_size=50, **drawn)
+    assert [r["seed"] for r in rows] == sorted(r["seed"] for r in rows) and {r["seed"] for r in rows} == {0, 1, 2}
+    by_seed = {s: [r["prediction"] for r in rows if r["seed"] == s and r["control"] == "real"] for s in (0, 1, 2)}
+    assert len({tuple(texts) for texts in by_seed.values()}) == 3
+    again = ask(out=tmp_path / "b", seeds=(2, 0), batch_size=3, **drawn)  # other company, the same text
+    kept = {(r["seed"], r["control"], r["id"]): r["prediction"] for r in rows}
+    assert all(kept[r["seed"], r["control"], r["id"]] == r["prediction"] for r in again)
+    assert {r["seed"] for r in ask(out=tmp_path / "c", **drawn)} == {7}
+    settings = read_manifest(tmp_path / "a", "predictions")["settings"]
+    assert (settings["seeds"], settings["temperature"], settings["top_p"]) == ([0, 1, 2], 1.5, 1.0)
+    score(rows, num_resamples=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seeds": (0, 1)}, "^--seeds change what is drawn, but decoding is greedy; give --temperature too"),
+        ({"top_p": 0.5}, "^--top-p chooses among tokens that are drawn, but decoding is greedy"),
+        ({"seeds": (1, 1), "temperature": 1.0}, "^--seeds: 1 is negative or stands twice"),
+        ({"temperature": 0.0}, "^temperature must be above 0"),
+        ({"controls": ("blank", "blank")}, "^control 'blank' stands twice"),
+        ({"batch_size": 0}, "^batch_size must be 1 or more, found 0"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(options: dict[str, Any], told: str, ask, tmp_path: Path) -> None:
+    with pytest.raises(EcglmError, match=told) as caught:
+        ask(out=tmp_path / "out", **options)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_model_comes_from_the_hub_too(world: World, signal_run: Path, ask, tmp_path: Path, monkeypatch) -> None:
+    asked = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append(name)
+        return str(signal_run / "best")
+
+    monkeypatch.setattr("ecglm.models.checkpoint.snapshot_download", download)
+    ask(out=tmp_path / "folder", limit=2)
+    predict("someone/small-elm", world.data, [world.store], tmp_path / "hub", limit=2, max_new_tokens=8, say=quiet)
+    assert asked == ["someone/small-elm"]
+    assert tree(tmp_path / "folder") == tree(tmp_path / "hub")
+
+
+def test_a_baseline_answers_like_a_model(world: World, ask, tmp_path: Path) -> None:
+    out = tmp_path / "majority"
+    found = predict("baseline:majority", world.data, [world.store], out, controls=("blank",), say=quiet)
+    rows = read_predictions(out)
+    assert found.num_answers == len(rows) == 2 * len(world.conversations("test"))
+    assert {r["control"] for r in rows} == {"real", "blank"}
+    for options in ({"temperature": 1.0}, {"images": [tmp_path]}):
+        with pytest.raises(EcglmError, match="a baseline takes no --temperature"):
+            predict("baseline:majority", world.data, [world.store], tmp_path / "no", say=quiet, **options)
+
+
+def test_an_empty_answer_is_kept_with_a_flag(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(elm: Any, prompter: Any, examples: Any, **options: Any) -> list[dict[str, Any]]:
+        return [{"text": "" if i else "no", "truncated": not i, "num_tokens": 0} for i in range(len(examples))]
+
+    monkeypatch.setattr("ecglm.evaluation.predict_answers.generate", nothing)
+    rows = ask()
+    assert sum("empty" in r for r in rows) == len(rows) - 1 and all(r["empty"] for r in rows if "empty" in r)
+    assert {(r["prediction"], r["truncated"]) for r in rows} == {("", False), ("no", True)}
+    assert not any("error" in r for r in rows)
+
+
+def test_a_damaged_checkpoint_is_told_before_the_first_answer(signal_run: Path, ask, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(signal_run / "best", tmp_path / "broken" / "best"))
+    with open(broken / "ecg.safetensors", "r+b") as handle:
+        handle.seek(-4, os.SEEK_END)
+        handle.write(b"\xff\xff\xff\x7f")
+    with pytest.raises(EcglmError, match=r"ecg\.safetensors: differs from the manifest"):
+        ask(model=tmp_path / "broken", out=tmp_path / "out")
+
+
+def test_the_state_of_earlier_questions_changes_no_answer(world: World, ask, tmp_path: Path, monkeypatch) -> None:
+    """Later turns read on from what the earlier left; read anew they are the same."""
+    data = world.write(tmp_path / "talks.parquet", talks(world))
+    kept = ask(data=data, controls=("blank", "swap"))
+    monkeypatch.setattr("ecglm.evaluation.predict_answers.Memory", lambda: None)
+    assert ask(data=data, controls=("blank", "swap")) == kept
+
+
+def test_a_batch_that_fills_the_memory_is_answered_in_halves(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ask(controls=("blank",))
+    sizes: list[int] = []
+
+    def small(elm: Any, prompter: Any, examples: Any, **options: Any) -> Any:
+        sizes.append(len(examples))
+        if len(examples) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return generate(elm, prompter, examples, **options)
+
+    monkeypatch.setattr("ecglm.evaluation.predict_answers.generate", small)
+    most = 3
+    assert ask(controls=("blank",)) == wanted and max(sizes) > 3
+    most = 0
+    with pytest.raises(EcglmError, match="the GPU has no memory for this question alone"):
+        ask(controls=("blank",))

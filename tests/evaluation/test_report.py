@@ -152,3 +152,47 @@ def test_verdicts(make_run):
         elif int(row["id"].split("/")[1].split("-")[0]) % 2:
             row["prediction"] = "nonsense"
     assert of(poor) == "reads it, not above guessing"
+
+
+def test_d27_a_page_without_controls_is_made_on_express_wish_and_warns(tmp_path, make_run, runs):
+    rows = make_run(controls=("real",))
+    bare = Run("bare <i>", score(rows, num_resamples=20), {}, rows)
+    page = write_report(tmp_path / "r.html", [*runs, bare], controls_needed=False).read_text()
+    notice = "No controls were run for bare &lt;i&gt;: whether the ECG was read cannot be said"
+    assert notice in page and page.index(notice) < page.index("<h1>")
+    assert "cannot be said</strong>: rhythm" in page
+    assert "No controls were run" not in write_report(tmp_path / "s.html", runs, controls_needed=False).read_text()
+
+
+def test_the_gap_comes_first_and_one_that_includes_zero_is_flagged(tmp_path, runs):
+    page = write_report(tmp_path / "r.html", runs).read_text()
+    table = page[page.index("<h2>Scores, with and without the ECG</h2>") : page.index("<h2>The same as bars</h2>")]
+    head = re.findall(r"<th[^>]*>(.*?)</th>", table)
+    assert head.index("gap to best<br>control") < head.index("so the model …") < head.index("score")
+    good, poor = table.split("<tr")[2:4]
+    assert "includes zero" not in good and "! includes zero" in poor
+    for run, part in zip(runs, (good, poor), strict=True):
+        gap = run.scores["gaps"]["rhythm"]["accuracy"]["value"]
+        assert f"{gap:+.2f}" in re.findall(r"<td[^>]*>(.*?)<", part)[-9:]
+
+
+def test_decoding_seeds_stand_in_a_table_of_their_own(tmp_path, make_run, runs):
+    assert "several seeds" not in write_report(tmp_path / "one.html", runs).read_text()
+    rows = [
+        {**row, "seed": seed}
+        for seed, skill in ((0, 0.9), (1, 0.5))
+        for row in make_run(skill=skill, controls=("real", "blank"))
+        if row["control"] == "real" or seed == 0
+    ]
+    by_id = {row["id"]: row["reference"] for row in rows if row["seed"] == 0}
+    for row in rows:  # the same questions for both seeds
+        right = row["prediction"] == row["reference"]
+        row["reference"] = by_id[row["id"]]
+        row["prediction"] = row["reference"] if right else "sinus rhythm"
+    found = score(rows, num_resamples=50)
+    page = write_report(tmp_path / "r.html", [Run("m", found, {}, rows)]).read_text()
+    section = page[page.index("<h2>The same model, drawn with several seeds</h2>") :]
+    seeds = found["seeds"]["real"]["rhythm"]["accuracy"]
+    for value in (seeds["mean"], *seeds["values"].values()):
+        assert f"{value:.2f}" in section
+    assert f"{seeds['sd']:.3f}" in section and "nothing about other patients" in section

@@ -9,6 +9,8 @@ import pytest
 
 from ecglm.errors import EcglmError
 from ecglm.evaluation.score import score, score_file
+from ecglm.evaluation.statistics import interval, resample_weights
+from ecglm.evaluation.task_rows import gap_to_best
 
 
 def quick(rows, **options):
@@ -293,3 +295,17 @@ def test_two_systems_on_the_same_questions(make_run):
 def test_no_resamples_are_refused(make_run):
     with pytest.raises(EcglmError, match="num_resamples"):
         score(make_run(2), num_resamples=0)
+
+
+def test_a_model_that_guesses_is_hardly_ever_said_to_read_the_ecg():
+    """Right by chance alike under every condition: the gap's interval lies above zero in at most 5 of 200 draws."""
+    generator = np.random.default_rng(0)
+    weights = resample_weights(60, num_resamples=300, seed=0).astype(float)
+    above = 0
+    for _ in range(200):
+        right = (generator.random((60, 5)) < 0.4).astype(float)  # the true ECG and four controls
+        values, spread = right.mean(axis=0), weights @ right / 60
+        _, gap, differences = gap_to_best(values[0], values[1:], spread[:, 0], spread[:, 1:])
+        assert gap == pytest.approx(values[0] - values[1:].max())
+        above += interval(differences)[0] > 0
+    assert above <= 5

@@ -36,11 +36,12 @@ def majority_answers(rows: Iterable[Row]) -> Majority:
             answers[str(row["task"]), group].append(row)
     result: Majority = {}
     for (task, group), members in sorted(answers.items(), key=lambda item: item[0]):
-        result.setdefault(task, {})[group] = _majority(members)
+        result.setdefault(task, {})[group] = most_frequent(members)
     return result
 
 
-def _majority(rows: list[Row]) -> str:
+def most_frequent(rows: list[Row]) -> str:
+    """The most frequent reference of some rows (see ``majority_answers`` for ties and numbers)."""
     numbers = [number_in(str(row["reference"])) for row in rows if answer_kind(row) == "number"]
     known = [number for number in numbers if number is not None]
     if known and 2 * len(known) > len(rows):

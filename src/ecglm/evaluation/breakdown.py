@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+import numpy as np
 
 from ecglm.evaluation.controls import REAL
 from ecglm.evaluation.metrics.base import (
@@ -12,6 +14,7 @@ from ecglm.evaluation.metrics.base import (
     answer_text,
     class_names,
     class_set,
+    has_own_choices,
     is_unparsed,
     normalise,
     predicted_labels,
@@ -20,7 +23,7 @@ from ecglm.evaluation.metrics.base import (
 )
 from ecglm.evaluation.metrics.macro_f1 import MACRO_F1, f1_per_class, recall_per_class
 from ecglm.evaluation.statistics import FEW_PATIENTS
-from ecglm.evaluation.task_rows import Keyed, TaskRows, labels_for, metrics_of
+from ecglm.evaluation.task_rows import TaskRows, metrics_of
 
 #: Confusion matrices are made up to this many classes.
 MAX_CONFUSION = 40
@@ -33,59 +36,61 @@ def attribute_type(row: Row) -> str:
     return str((row.get("metadata") or {}).get("attribute_type") or "")
 
 
-def by_group(rows: TaskRows, group_of: Callable[[Row], str]) -> dict[str, dict[str, Any]]:
-    """condition → group → metric → estimate, within each question type (or attribute type) that rows name."""
+def by_group(rows: TaskRows, group_of: Callable[[Row], str], lacking: Collection[str] = ()) -> dict[str, dict]:
+    """condition → group → metric → estimate, within each question type (or attribute type) that rows name.
+
+    lacking: metrics that cannot be computed here.
+    """
     result: dict[str, dict[str, Any]] = {c: {} for c in (REAL, *rows.controls)}
-    for group in sorted({group_of(row) for row in rows.asked.values()} - {""}):
-        members = [row for row in rows.asked.values() if group_of(row) == group]
-        for name, metric, fits in metrics_of(members):
-            selected = rows.select(_both(fits, group_of, group))
-            chosen = {c: selected[c] for c in result}
-            labels = labels_for(name, (row for row in members if fits(row)))
-            for condition, estimated in rows.estimates(metric, labels, chosen).items():
+    groups = [group_of(row) for row in rows.asked.values()]
+    for group in sorted(set(groups) - {""}):
+        mask = np.array([found == group for found in groups])
+        chosen = [entry for entry in metrics_of(rows, mask) if entry[0] not in lacking]
+        selected = [{c: part for c, part in rows.select(fits).items() if c in result} for _, _, _, fits in chosen]
+        wanted = [
+            (metric, labels, list(part.values())) for (_, metric, labels, _), part in zip(chosen, selected, strict=True)
+        ]
+        for (name, metric, _, _), part, measured in zip(chosen, selected, rows.measure(wanted), strict=True):
+            for condition, estimated in rows.estimates(part, measured, metric).items():
                 result[condition].setdefault(group, {})[name] = estimated
     return result
-
-
-def _both(fits: Callable[[Row], bool], group_of: Callable[[Row], str], group: str) -> Callable[[Row], bool]:
-    return lambda row: fits(row) and group_of(row) == group
 
 
 def per_class(rows: TaskRows) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """(condition → class → ``f1`` and ``accuracy`` among its gold rows, classes without a gold row).
 
-    ``n`` is the number of gold rows. For tasks of one closed or multi-label question type; empty for others.
+    ``n`` is the number of gold questions. For tasks of one closed or multi-label question type that shares its
+    choices; empty for others.
     """
     asked = list(rows.asked.values())
-    if len({question_type(row) for row in asked}) != 1 or answer_kind(asked[0]) not in MACRO_F1.kinds:
+    one_type = len({question_type(row) for row in asked}) == 1
+    if not one_type or answer_kind(asked[0]) not in MACRO_F1.kinds or any(map(has_own_choices, asked)):
         return {}, []
     labels, names_of = class_set(asked), class_names(asked)
-    selected = rows.select(lambda row: True)
-    names = [REAL, *rows.controls]
-    point, resampled = rows.measure([selected[c] for c in names], MACRO_F1, labels)
-    parts = {"f1": f1_per_class, "accuracy": recall_per_class}
+    truths = [reference_labels(row) for row in asked]
+    groups = {c: g for c, g in rows.select(np.ones(len(asked), dtype=bool)).items() if c in (REAL, *rows.controls)}
+    measured = rows.measure([(MACRO_F1, labels, list(groups.values()))])[0]
+    parts = {"f1": measured.values(f1_per_class), "accuracy": measured.values(recall_per_class)}
     result: dict[str, dict[str, Any]] = {}
-    for i, condition in enumerate(names):
-        gold = [reference_labels(row) for _, row in selected[condition]]
+    for i, (condition, (_, mask)) in enumerate(groups.items()):
+        gold = [truth for truth, chosen in zip(truths, mask, strict=True) if chosen]
         result[condition] = {
             names_of.get(label, label): {
                 part: {
-                    **rows.estimate(value(point)[i, c], value(resampled)[:, i, c], selected[condition]),
+                    **rows.estimate(values[i, c], spread[:, i, c], mask),
                     "n": sum(label in truth for truth in gold),
                 }
-                for part, value in parts.items()
+                for part, (values, spread) in parts.items()
             }
             for c, label in enumerate(labels)
         }
-    undefined = [
-        names_of.get(label, label) for label in labels if not any(label in reference_labels(row) for row in asked)
-    ]
+    undefined = [names_of.get(label, label) for label in labels if not any(label in truth for truth in truths)]
     return result, undefined
 
 
-def confusion(rows: Keyed) -> dict[str, Any] | None:
+def confusion(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Reference × answer counts of the closed question type with most classes; None without a closed question."""
-    closed = [row for _, row in rows if answer_kind(row) == "closed"]
+    closed = [row for row in rows if answer_kind(row) == "closed" and not has_own_choices(row)]
     types = {question_type(row) for row in closed}
     if not types:
         return None
@@ -105,19 +110,19 @@ def confusion(rows: Keyed) -> dict[str, Any] | None:
 
 
 def counts(rows: TaskRows) -> dict[str, dict[str, int]]:
-    """Per condition: rows, failed, missing, unparsed and empty answers, patients."""
+    """Per condition: rows (of all decoding seeds), failed, missing, unparsed and empty answers, patients."""
     result = {}
     for condition in (REAL, *rows.controls):
-        table, missing = rows.rows[condition], set(rows.missing[condition])
-        given = [row for key, row in table.items() if key not in missing]
+        table = rows.rows_of(condition)
+        given = [row for row in table if row.get("error") != "missing"]
         answered = [row for row in given if not row.get("error")]
         result[condition] = {
             "n": len(table),
             "n_failed": len(given) - len(answered),
-            "n_missing": len(missing),
+            "n_missing": rows.missing[condition],
             "n_unparsed": sum(is_unparsed(row) for row in answered),
             "n_empty": sum(not answer_text(row) for row in answered),
-            "num_patients": rows.num_patients(list(table.items())),
+            "num_patients": rows.num_patients_of(rows.present(condition)),
         }
     return result
 
@@ -129,7 +134,8 @@ def warnings(task: str, rows: TaskRows, counted: dict[str, dict[str, int]]) -> l
         if numbers["n_missing"]:
             treated = "counted as wrong" if condition == REAL else "left out of its score and of what is compared to it"
             found.append(
-                f"{task}: {numbers['n_missing']} of {len(rows.asked)} rows missing under '{condition}', {treated}"
+                f"{task}: {numbers['n_missing']} of {len(rows.asked) * len(rows.seeds[condition])} rows missing under "
+                f"'{condition}', {treated}"
             )
         if numbers["n_failed"]:
             found.append(f"{task}: {numbers['n_failed']} rows failed under '{condition}' and count as wrong")

@@ -46,7 +46,7 @@ def make_cards(runs: Sequence[Run], draw: Callable[[str], np.ndarray | bytes], n
     The lot is a hash of the row id, so the same test set gives the same cards, whatever the models said. draw: record
     id → picture. A patient comes again only when there are fewer patients than cards.
     """
-    tables = [by_control(run.rows, run.name)[REAL] for run in runs]
+    tables = [_first_seed(by_control(run.rows, run.name)[REAL]) for run in runs]
     return [
         Card(
             task=str(rows[0]["task"]),
@@ -57,6 +57,14 @@ def make_cards(runs: Sequence[Run], draw: Callable[[str], np.ndarray | bytes], n
         )
         for rows in ([table[key] for table in tables] for key in draw_lots(tables, num_cards))
     ]
+
+
+def _first_seed(table: dict[Key, Row]) -> dict[Key, Row]:
+    """A question once, as the first of its decoding seeds answered it, whatever that seed is called."""
+    found: dict[Key, Row] = {}
+    for row_id, turn, seed in sorted(table, key=lambda key: key[2]):
+        found.setdefault((row_id, turn, 0), table[row_id, turn, seed])
+    return found
 
 
 def draw_lots(tables: Sequence[dict[Key, Row]], num: int) -> list[Key]:

@@ -17,6 +17,8 @@ from ecglm.types import ECG_MARK
 REAL = "real"
 #: What the names of perturbations begin with.
 PERTURB = "perturb-"
+#: Other conditions that show the patient's own ECG, disturbed or in part.
+ROBUSTNESS = ("lead_mask", "shuffle-leads", "no-signal", "no-image")
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,30 @@ def _noise(segment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return (generator.standard_normal(segment.shape) * spread).astype(np.float32)
 
 
+def _lead_mask(segment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A drawn half of the leads as zeros, the others as they are."""
+    hidden = generator.permutation(len(segment))[: len(segment) // 2]
+    shown = segment.copy()
+    shown[hidden] = 0.0
+    return shown
+
+
+def _shuffle_leads(segment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The leads in a drawn order, none of the orders that leave every lead in its place."""
+    order = generator.permutation(len(segment))
+    while len(segment) > 1 and np.all(order == np.arange(len(segment))):
+        order = generator.permutation(len(segment))
+    return np.ascontiguousarray(segment[order])
+
+
 register("controls", "blank")(Control("blank ECG", _blank))
 register("controls", "noise")(Control("noise", _noise))
 register("controls", "swap")(Control("another patient's ECG", swaps=True))
 register("controls", "no-ecg")(Control("no ECG (text only)", removes_ecg=True))
 register("controls", "no-signal")(Control("picture alone", hides="signal"))
 register("controls", "no-image")(Control("signal alone", hides="image"))
+register("controls", "lead_mask")(Control("half of the leads blank", _lead_mask))
+register("controls", "shuffle-leads")(Control("leads in another order", _shuffle_leads))
 for _name in registry.names("augmentations"):
     _effect: Effect = registry.get("augmentations", _name)
     register("controls", PERTURB + _name)(Control(_effect.title, perturbs=_name))
@@ -56,7 +76,7 @@ for _name in registry.names("augmentations"):
 
 def is_perturbation(name: str) -> bool:
     """Whether a condition shows the patient's own ECG, disturbed or in part: it says nothing about reading the ECG."""
-    return name.startswith(PERTURB) or name in ("no-signal", "no-image")
+    return name.startswith(PERTURB) or name in ROBUSTNESS
 
 
 def apply_control(name: str, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> np.ndarray:
@@ -64,8 +84,9 @@ def apply_control(name: str, segment: np.ndarray, rate: int, *, seed: int, row_i
 
     ``blank``: zeros. ``noise``: Gaussian, mean zero, each lead's own standard deviation, seeded by seed and row id
     (give each ECG of a row its own id). ``swap``: hand in the partner's segment, it comes back as it is. ``perturb-…``:
-    the effect at its fixed severity, seeded likewise. ``no-signal``, ``no-image``: the segment as it is (what is hidden
-    is the representation's). ``no-ecg`` shows no segment (use ``remove_marks`` on the text):
+    the effect at its fixed severity, seeded likewise. ``lead_mask``: a drawn half of the leads (rows) as zeros.
+    ``shuffle-leads``: the leads in a drawn order. ``no-signal``, ``no-image``: the segment as it is (what is hidden is
+    the representation's). ``no-ecg`` shows no segment (use ``remove_marks`` on the text):
     asking for one is an EcglmError, like an unknown name. rate: Hz.
     """
     control: Control = registry.get("controls", name)

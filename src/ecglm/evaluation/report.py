@@ -50,7 +50,8 @@ def check_controls(runs: Sequence[Run]) -> None:
         if not conditions_of([run]):
             raise EcglmError(
                 f"run '{run.name}' has no controls, and a score without them says nothing about reading the ECG; run "
-                "`ecglm predict --controls blank noise swap no-ecg` and `ecglm score` again"
+                "`ecglm predict --controls blank noise swap no-ecg` and `ecglm score` again, or say "
+                "--no-controls-needed for a page that warns of it"
             )
 
 
@@ -62,14 +63,17 @@ def write_report(
     title: str = "Do these models read the ECG?",
     data: str = "",
     facts: Mapping[str, str] | None = None,
+    controls_needed: bool = True,
 ) -> Path:
     """Write the report, one HTML file that holds everything it shows, and return its path.
 
     cards: see ``cards.make_cards``. data: a sentence on where the test ECGs come from. facts: settings worth keeping,
-    listed at the end. Raises EcglmError without runs, for two runs of one name, and for a run without controls.
+    listed at the end. Raises EcglmError without runs, for two runs of one name, and for a run without controls; with
+    ``controls_needed`` False such a run is shown, under a warning at the top of the page.
     """
     check_names(runs)
-    check_controls(runs)
+    if controls_needed:
+        check_controls(runs)
     files.write_text(out, render_report(runs, cards=cards, title=title, data=data, facts=facts or {}))
     return Path(out)
 
@@ -81,16 +85,18 @@ def render_report(
     style = (package_files("ecglm.evaluation") / "report.css").read_text(encoding="utf-8")
     sections = [
         '<div class="notice">Research use only. Not a medical device; use no answer on this page for care.</div>'
-        f'<h1>{escape(title)}</h1><p class="lead">{escape(data)}</p>',
+        f'{_without_controls(runs)}<h1>{escape(title)}</h1><p class="lead">{escape(data)}</p>',
         "<h2>In short</h2>" + parts.findings(runs) + _models(runs),
         "<h2>How to read this page</h2>" + _guide(runs),
         "<h2>What was asked</h2>" + f'<div class="panel">{parts.questions_table(runs)}</div>',
         "<h2>Scores, with and without the ECG</h2>"
         "<p>Each score stands beside the scores of the same model when it is not given the patient's ECG. "
+        "The gap comes first: a score whose gap includes zero does not show that the ECG is read, however high it is. "
         "Intervals are 95 %, over patients.</p>" + f'<div class="panel">{parts.scores_table(runs)}</div>',
         "<h2>The same as bars</h2>"
         + parts.legend(runs)
         + f'<div class="grid">{"".join(parts.bars(runs, task) for task in tasks_of(runs))}</div>',
+        _seeds(runs),
         _robustness(runs),
         _confusions(runs),
         _cards(cards),
@@ -103,6 +109,27 @@ def render_report(
         f"<title>{escape(title)}</title><style>{style}</style></head><body><main>\n"
         + "\n".join(f"<section>{section}</section>" for section in sections if section)
         + "\n<footer>Made by ecglm. Research use only.</footer></main></body></html>\n"
+    )
+
+
+def _without_controls(runs: Sequence[Run]) -> str:
+    names = [run.name for run in runs if not conditions_of([run])]
+    if not names:
+        return ""
+    return (
+        f'<div class="notice">No controls were run for {escape(", ".join(names))}: whether the ECG was read cannot be '
+        "said, and no score of it on this page shows it.</div>"
+    )
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    table = parts.seeds_table(runs)
+    if not table:
+        return ""
+    return (
+        "<h2>The same model, drawn with several seeds</h2><p>Each seed draws the answers anew from the same model. "
+        "The t-interval is that of the mean over such draws; it says nothing about other patients, and the patient "
+        f'interval above nothing about other draws or other trainings.</p><div class="panel">{table}</div>'
     )
 
 

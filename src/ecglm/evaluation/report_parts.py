@@ -98,13 +98,13 @@ def questions_table(runs: Sequence[Run]) -> str:
 
 
 def scores_table(runs: Sequence[Run]) -> str:
-    """The table of results, with each gap and its verdict."""
+    """The table of results: each gap and its verdict first, then the score and the controls."""
     conditions = conditions_of(runs)
     head = (
-        '<th>task</th><th>model, measure</th><th class="num">score</th>'
+        '<th>task</th><th>model, measure</th><th class="num">gap to best<br>control</th><th>so the model …</th>'
+        '<th class="num">score</th>'
         + "".join(f'<th class="num wrap">{escape(CONDITIONS.get(c, c))}</th>' for c in conditions)
-        + '<th class="num">most frequent<br>answer</th><th class="num">gap to best<br>control</th>'
-        "<th>so the model …</th>"
+        + '<th class="num">most frequent<br>answer</th>'
     )
     body = []
     for task in tasks_of(runs):
@@ -114,14 +114,47 @@ def scores_table(runs: Sequence[Run]) -> str:
             css, words = verdict(run, task)
             name = f'<td rowspan="{len(shown)}"><strong>{escape(task)}</strong></td>' if i == 0 else ""
             cells = "".join(f'<td class="num">{say(main_estimate(run, c, task))}</td>' for c in (*conditions, MAJORITY))
+            gap = gap_estimate(run, task)
+            flag = '<span class="interval flag">! includes zero</span>' if includes_zero(gap) else ""
             body.append(
                 f"<tr{' class=first' if i == 0 else ''}>{name}<td>{escape(run.name)}"
                 f'<span class="interval">{escape(METRICS.get(metric, metric))}</span></td>'
-                f'<td class="num score">{_with_interval(main_estimate(run, REAL, task))}</td>{cells}'
-                f'<td class="num">{_with_interval(gap_estimate(run, task), signed=True)}</td>'
-                f'<td><span class="verdict {css}">{escape(words)}</span></td></tr>'
+                f'<td class="num">{_with_interval(gap, signed=True)}{flag}</td>'
+                f'<td><span class="verdict {css}">{escape(words)}</span></td>'
+                f'<td class="num score">{_with_interval(main_estimate(run, REAL, task))}</td>{cells}</tr>'
             )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def includes_zero(gap: Mapping[str, Any] | None) -> bool:
+    """Whether a gap's interval includes zero: the score beside it does not show that the ECG was read."""
+    return gap is not None and gap["low"] is not None and gap["low"] <= 0 <= gap["high"]
+
+
+def seeds_table(runs: Sequence[Run]) -> str:
+    """Runs decoded with several seeds: mean, standard deviation and t-interval of the main metric; else empty."""
+    body = []
+    for run in runs:
+        for condition, tasks in run.scores.get("seeds", {}).items():
+            for task, found in tasks.items():
+                if (seeds := found.get(run.scores["main"].get(task))) is None:
+                    continue
+                mean = {"value": seeds["mean"], "low": seeds["low"], "high": seeds["high"]}
+                sd = NONE if seeds["sd"] is None else f"{seeds['sd']:.3f}"
+                single = ", ".join(say({"value": value}) for value in seeds["values"].values())
+                body.append(
+                    f"<tr><td>{escape(run.name)}</td><td>{escape(task)}</td>"
+                    f"<td>{escape(TITLES.get(condition, condition))}</td>"
+                    f'<td class="num">{seeds["n"]}</td><td class="num">{_with_interval(mean)}</td>'
+                    f'<td class="num">{sd}</td><td class="num">{escape(single)}</td></tr>'
+                )
+    if not body:
+        return ""
+    return (
+        '<div class="scroll"><table><thead><tr><th>model</th><th>task</th><th>shown</th><th class="num">seeds</th>'
+        '<th class="num">mean, t-interval</th><th class="num">sd</th><th class="num">each seed</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
 
 
 def robustness_html(runs: Sequence[Run]) -> str:

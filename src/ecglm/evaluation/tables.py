@@ -157,9 +157,7 @@ def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
     Narrow terminals get intervals on a line of their own and no column for the metric; a file or pipe gets one line
     per row, so that it can be searched.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, _WIDE + 40))
+    console = _wide(console)
     narrow = console.width < _WIDE
     header, *body = results_table(runs)
     table = Table(
@@ -183,6 +181,18 @@ def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
         shown = [cells[j].replace(" [", "\n[") if narrow else cells[j] for j in chosen]
         table.add_row(*map(escape, shown), end_section=last_of_task)
     console.print(table)
+    print_notes(runs, console)
+
+
+def _wide(console: Console | None) -> Console:
+    """A terminal as it is; a file or pipe wide enough for a row to stay on one line."""
+    console = console or Console()
+    return console if console.is_terminal else Console(file=console.file, width=max(console.width, _WIDE + 40))
+
+
+def print_notes(runs: Sequence[Run], console: Console | None = None) -> None:
+    """Print the table of the perturbations, what was shown to each model, and every warning."""
+    console = _wide(console)
     _print_robustness(runs, console)
     for run in runs:
         if run.details:

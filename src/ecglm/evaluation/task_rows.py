@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,23 +10,24 @@ import numpy as np
 from ecglm import registry
 from ecglm.evaluation.baselines import MAJORITY, majority_prediction
 from ecglm.evaluation.controls import REAL, is_perturbation
-from ecglm.evaluation.metrics.base import Metric, Row, answer_kind, class_set, question_type
+from ecglm.evaluation.metrics.base import Metric, Row, has_own_choices, question_type
 from ecglm.evaluation.predictions import Key
-from ecglm.evaluation.statistics import Estimate, clean, estimate, interval, patient_sums, resample_weights
-from ecglm.evaluation.statistics import resampled_sums as resample
+from ecglm.evaluation.resampling import Group, Measured, Question, Questions, by_seed
+from ecglm.evaluation.statistics import Estimate, clean, interval
 
-Keyed = Sequence[tuple[Key, Row]]
-Rule = Callable[[Row], bool]
+#: The metrics of some questions: name, metric, class set, and which of the questions it is meant for.
+Chosen = tuple[str, Metric, tuple[str, ...], np.ndarray]
 
 
-class TaskRows:
+class TaskRows(Questions):
     """One task. conditions: ``real``, each control, and ``majority`` (the baseline's answers to the same questions).
 
     controls: the conditions beside ``real``; perturbed: those of them that show the patient's own ECG, disturbed;
-    rivals: the others, which the gap is measured to.
+    rivals: the others, which the gap is measured to. seeds: the decoding seeds of each condition.
 
-    asked: every question of the task under any control, sorted. Where the real run lacks a question it is wrong there;
-    where a control lacks one it is left out of that control, since a wrong answer there would flatter the gap.
+    asked: every question of the task under any condition, sorted. Where the real run lacks a question (under any of its
+    seeds) it is wrong there; where a control lacks one it is left out of that control, since a wrong answer there would
+    flatter the gap.
     """
 
     def __init__(
@@ -38,116 +39,107 @@ class TaskRows:
         num_resamples: int,
         seed: int,
     ) -> None:
-        given = {c: {k: r for k, r in table.items() if r["task"] == task} for c, table in tables.items()}
-        asked: dict[Key, Row] = {}
-        for table in given.values():
-            asked = {**table, **asked}
-        self.asked = dict(sorted(asked.items()))
+        given = {c: by_seed({k: r for k, r in table.items() if r["task"] == task}) for c, table in tables.items()}
+        asked: dict[Question, Row] = {}
+        for per_seed in given.values():
+            for table in per_seed.values():
+                asked = {**table, **asked}
+        super().__init__(asked, num_resamples=num_resamples, seed=seed)
         self.controls = [c for c in given if c != REAL]
         self.perturbed = [c for c in self.controls if is_perturbation(c)]
         self.rivals = [c for c in self.controls if not is_perturbation(c)]
-        self.missing = {c: [key for key in self.asked if key not in table] for c, table in given.items()}
-        self.rows: dict[str, dict[Key, Row]] = {c: dict(sorted(table.items())) for c, table in given.items()}
-        self.rows[REAL] = {
-            key: given[REAL].get(key, {**row, "prediction": "", "error": "missing"}) for key, row in self.asked.items()
+        self.seeds = {c: list(per_seed) or [0] for c, per_seed in given.items()}
+        self.missing = {
+            condition: self.add(condition, list(per_seed.values()), lacking_is_wrong=condition == REAL)
+            for condition, per_seed in given.items()
         }
-        self.rows[MAJORITY] = {
-            key: {**row, "prediction": majority_prediction(row, majority), "error": None}
-            for key, row in self.asked.items()
-        }
-        self.patients = {key: str(row.get("patient_id") or f"row:{key}") for key, row in self.asked.items()}
-        self.patient_keys = sorted(set(self.patients.values()))
-        self._weights = resample_weights(len(self.patient_keys), num_resamples=num_resamples, seed=seed)
+        guesses = ({**row, "prediction": majority_prediction(row, majority), "error": None} for row in asked.values())
+        self.add(MAJORITY, [dict(zip(asked, guesses, strict=True))])
 
-    def select(self, rule: Rule, shared: Sequence[str] = ()) -> dict[str, Keyed]:
-        """The rows per condition that fit a rule; shared: of these alone, on the questions that all of them have."""
-        keys = [key for key in self.asked if all(key in self.rows[c] for c in shared)]
-        tables = {c: self.rows[c] for c in shared or self.rows}
-        return {c: [(k, t[k]) for k in keys if k in t and rule(t[k])] for c, t in tables.items()}
+    def select(self, mask: np.ndarray, shared: Sequence[str] = ()) -> dict[str, Group]:
+        """The questions of a mask per condition; shared: of these conditions alone, on the questions all of them have.
 
-    def measure(self, groups: Sequence[Keyed], metric: Metric, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """A metric's summed statistics of several groups of rows: ``(g, k)``, and resampled ``(num_resamples, g, k)``.
-
-        All groups are weighted by the same resamples of the task's patients, so they may be compared pairwise.
+        Of a condition those questions count that it answered under all of its seeds.
         """
-        sums = [
-            patient_sums(
-                [self.patients[key] for key, _ in group],
-                metric.statistics([row for _, row in group], labels),
-                self.patient_keys,
-            )
-            for group in groups
-        ]
-        table = np.concatenate(sums, axis=1)
-        resampled = resample(table, self._weights)
-        return table.sum(axis=0).reshape(len(groups), -1), resampled.reshape(len(resampled), len(groups), -1)
+        if not shared:
+            return {c: (c, mask & self.present(c)) for c in self.answers if c == MAJORITY or c in self.seeds}
+        for condition in shared:
+            mask = mask & self.present(condition)
+        return {c: (c, mask) for c in shared}
 
-    def num_patients(self, group: Keyed) -> int:
-        return len({self.patients[key] for key, _ in group})
+    def estimates(self, names: Mapping[str, Group], measured: Measured, metric: Metric) -> dict[str, Any]:
+        """The metric's estimate for each named group."""
+        values, spread = measured.values(metric.value)
+        return {name: self.estimate(values[i], spread[:, i], mask) for i, (name, (_, mask)) in enumerate(names.items())}
 
-    def estimate(self, point: float, resampled: np.ndarray, group: Keyed) -> dict[str, Any]:
-        """A value with its interval, as it stands in scores.json."""
-        return estimate(float(point), resampled, len(group), self.num_patients(group)).as_dict()
-
-    def estimates(self, metric: Metric, labels: Sequence[str], groups: Mapping[str, Keyed]) -> dict[str, Any]:
-        """The metric's estimate for each named group of rows."""
-        point, resampled = self.measure(list(groups.values()), metric, labels)
-        values, spread = metric.value(point), metric.value(resampled)
-        return {name: self.estimate(values[i], spread[:, i], group) for i, (name, group) in enumerate(groups.items())}
-
-    def gaps(self, metric: Metric, labels: Sequence[str], groups: Mapping[str, Keyed]) -> tuple[dict, dict | None]:
+    def gaps(
+        self, groups: Mapping[str, Group], measured: Measured, metric: Metric
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """(gap of ``real`` to each other condition, headline gap to the best rival), positive where real is better.
 
         groups hold the same questions under every condition. In each resample the best rival is found anew, as
         ``real − max(controls)`` says. A control without a defined value is no rival; the headline is None without
         rivals among the groups, and without value where none is defined.
         """
-        names = list(groups)
-        point, resampled = self.measure(list(groups.values()), metric, labels)
+        names, mask = list(groups), groups[REAL][1]
         sign = 1.0 if metric.higher_is_better else -1.0
-        values, spread = sign * metric.value(point), sign * metric.value(resampled)
-        real, group = names.index(REAL), groups[REAL]
+        values, spread = measured.values(lambda sums: sign * metric.value(sums))
+        real = names.index(REAL)
         pairwise = {
-            name: self.estimate(values[real] - values[i], spread[:, real] - spread[:, i], group)
+            name: self.estimate(values[real] - values[i], spread[:, real] - spread[:, i], mask)
             for i, name in enumerate(names)
             if i != real
         }
         rivals = [c for c in self.rivals if c in groups]
-        columns = [names.index(c) for c in rivals]
-        if not columns:
+        if not rivals:
             return pairwise, None
-        scores = np.where(np.isnan(values[columns]), -np.inf, values[columns])
-        best = int(np.argmax(scores))
-        if np.isinf(scores[best]):
-            return pairwise, {"control": rivals[best], **Estimate(None, None, None, len(group)).as_dict()}
-        top = np.where(np.isnan(spread[:, columns]), -np.inf, spread[:, columns]).max(axis=1)
-        low, high = interval(spread[:, real] - np.where(np.isinf(top), np.nan, top))
-        if self.num_patients(group) < 2:
-            low, high = None, None
-        gap = Estimate(clean(values[real] - scores[best]), low, high, len(group))
-        return pairwise, {"control": rivals[best], **gap.as_dict()}
+        columns = [names.index(c) for c in rivals]
+        best, gap, differences = gap_to_best(values[real], values[columns], spread[:, real], spread[:, columns])
+        if differences is None:
+            return pairwise, {"control": rivals[best], **Estimate(None, None, None, int(mask.sum())).as_dict()}
+        low, high = interval(differences) if self.num_patients_of(mask) > 1 else (None, None)
+        return pairwise, {"control": rivals[best], **Estimate(clean(gap), low, high, int(mask.sum())).as_dict()}
 
 
-def metrics_of(rows: Iterable[Row]) -> list[tuple[str, Metric, Rule]]:
-    """The metrics that fit some rows, each with the rule for the rows it is computed on.
+def gap_to_best(
+    real: float, rivals: np.ndarray, real_spread: np.ndarray, rival_spread: np.ndarray
+) -> tuple[int, float, np.ndarray | None]:
+    """(index of the best rival, real − best, the same per resample with the best found anew in each).
 
-    Macro F1 is left to the question types where a task mixes several: a class set of mixed questions means nothing.
+    real: a score, greater is better; rivals ``(r,)``; spreads ``(num_resamples,)`` and ``(num_resamples, r)``. NaN is
+    no rival; where none is defined the differences are None.
     """
-    rows = list(rows)
-    kinds = {answer_kind(row) for row in rows}
-    one_type = len({question_type(row) for row in rows}) == 1
-    chosen: list[tuple[str, Metric, Rule]] = []
+    scores = np.where(np.isnan(rivals), -np.inf, rivals)
+    best = int(np.argmax(scores))
+    if np.isinf(scores[best]):
+        return best, float("nan"), None
+    top = np.where(np.isnan(rival_spread), -np.inf, rival_spread).max(axis=1)
+    return best, float(real - scores[best]), real_spread - np.where(np.isinf(top), np.nan, top)
+
+
+def metrics_of(rows: Questions, mask: np.ndarray | None = None) -> list[Chosen]:
+    """The metrics that fit some of the questions (of a mask), each with its class set and its questions.
+
+    Means over classes are left to the question types where a task mixes several, and to nothing where every row offers
+    choices of its own: a class set of mixed questions means nothing.
+    """
+    mask = np.ones(len(rows.asked), dtype=bool) if mask is None else mask
+    members = asked_in(rows, mask)
+    one_space = len({question_type(row) for row in members}) == 1 and not any(map(has_own_choices, members))
+    chosen: list[Chosen] = []
+    class_sets: dict[Any, tuple[str, ...]] = {}
     for name in registry.names("metrics"):
         metric: Metric = registry.get("metrics", name)
-        if kinds & set(metric.kinds) and (name != "macro_f1" or one_type):
-            chosen.append((name, metric, _of_kinds(metric.kinds)))
+        fits = mask & rows.fitting(metric)
+        if not fits.any() or (metric.classes is not None and not one_space):
+            continue
+        key = (metric.classes, fits.tobytes())
+        if metric.classes is not None and key not in class_sets:
+            class_sets[key] = metric.labels(asked_in(rows, fits))
+        chosen.append((name, metric, class_sets.get(key, ()), fits))
     return chosen
 
 
-def _of_kinds(kinds: tuple[str, ...]) -> Rule:
-    return lambda row: answer_kind(row) in kinds
-
-
-def labels_for(name: str, rows: Iterable[Row]) -> tuple[str, ...]:
-    """The class set a metric needs: that of the rows for macro F1, none for others."""
-    return class_set(list(rows)) if name == "macro_f1" else ()
+def asked_in(rows: Questions, mask: np.ndarray) -> list[Row]:
+    """The rows that ask the questions of a mask."""
+    return [row for row, chosen in zip(rows.asked.values(), mask, strict=True) if chosen]

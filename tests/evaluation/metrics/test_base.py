@@ -6,6 +6,7 @@ import pytest
 
 from ecglm import registry
 from ecglm.evaluation.metrics import base
+from ecglm.evaluation.score import score
 
 
 def test_every_metric_is_registered_by_name():
@@ -97,3 +98,40 @@ def test_unparsed(make_row):
     assert base.is_unparsed(make_row("MI", "MI, foo", "multi-label", choices=["MI", "CD"]))
     assert base.is_unparsed(make_row("72", "fast", "number"))
     assert not base.is_unparsed(make_row("a text", "anything", "text"))
+
+
+def reasoning_row(make_row, turn, prediction):
+    """A row of ecg-reasoning: every turn has its own options."""
+    turns = [
+        {"question_type": "initial_diagnostic_question", "options": ["Yes", "No"], "answer_idx": [0]},
+        {"question_type": "lead_grounding", "options": ["Lead I", "Lead II", "Lead V3"], "answer_idx": [0, 2]},
+        {"question_type": "measurement_grounding", "options": ["[200ms - 210ms]", "Above 240ms"], "answer_idx": [1]},
+    ]
+    reference = ["Yes", "Lead I, Lead V3", "Above 240ms"][turn]
+    return make_row(reference, prediction, "multi-turn-choice", turn=turn, metadata={"turns": turns})
+
+
+def test_a_turn_is_scored_against_its_own_options(make_row):
+    rows = [reasoning_row(make_row, turn, "yes") for turn in range(3)]
+    assert [base.answer_kind(row) for row in rows] == ["closed", "multi", "closed"]
+    assert [base.question_type(row) for row in rows][1] == "lead_grounding"
+    assert base.choices_of(rows[2]) == ("[200ms - 210ms]", "above 240ms")
+    assert [base.is_unparsed(row) for row in rows] == [False, True, True]
+    assert base.reference_labels(rows[1]) == {"lead i", "lead v3"}
+    accuracy, choice = registry.get("metrics", "accuracy"), registry.get("metrics", "mcq_accuracy")
+    right = [reasoning_row(make_row, t, a) for t, a in enumerate(["yes.", "Lead V3, Lead I", "B"])]
+    assert accuracy(right[:2]) == 1.0 and accuracy(right[2:]) == 0.0 and choice([right[0], right[2]]) == 1.0
+    assert accuracy([reasoning_row(make_row, 1, "Lead I")]) == 0.0
+    assert registry.get("metrics", "answer_f1")([reasoning_row(make_row, 1, "Lead I")]) == 2 / 3
+
+
+def test_turns_with_options_of_their_own_have_no_class_set(make_row):
+    rows = [reasoning_row(make_row, turn, "yes") for turn in range(3) for _ in range(4)]
+    rows = [{**row, "id": f"r{i}", "patient_id": f"p{i}", "task": "ecg-reasoning"} for i, row in enumerate(rows)]
+    found = score(rows, num_resamples=20)
+    assert found["main"] == {"ecg-reasoning": "accuracy"}
+    by_type = found["by_question_type"]["real"]["ecg-reasoning"]
+    assert by_type["initial_diagnostic_question"]["accuracy"]["value"] == 1.0
+    assert by_type["lead_grounding"]["answer_f1"]["value"] == 0.0
+    assert all("macro_f1" not in metrics for metrics in by_type.values())
+    assert "rougeL" not in found["controls"]["real"]["ecg-reasoning"]

@@ -9,5 +9,8 @@ from ecglm.registry import register
 @register("metrics", "accuracy")
 @row_mean(kinds=("closed", "multi", "number"))
 def accuracy(row: Row) -> float:
-    """1 for the same label, the same set of labels, or a number within 5 bpm; else 0. Unparsed answers are wrong."""
+    """Share of rows answered right: the same label, the same set of labels, or a number within tolerance.
+
+    Tolerances: 5 bpm, PR and QRS 20 ms, QT 40 ms, axis 15 degrees. An answer that cannot be read is wrong.
+    """
     return float(is_correct(row))

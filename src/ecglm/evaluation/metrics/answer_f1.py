@@ -9,6 +9,6 @@ from ecglm.registry import register
 @register("metrics", "answer_f1")
 @row_mean(kinds=("multi",))
 def answer_f1(row: Row) -> float:
-    """``2 |stated ∩ gold| / (|stated| + |gold|)``; 0 for an empty answer."""
+    """Mean of 2 |stated ∩ gold| / (|stated| + |gold|); 0 for an empty answer."""
     stated, gold = predicted_labels(row), reference_labels(row)
     return 2.0 * len(stated & gold) / (len(stated) + len(gold)) if stated and gold else 0.0

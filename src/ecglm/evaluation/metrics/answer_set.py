@@ -9,6 +9,6 @@ from ecglm.registry import register
 @register("metrics", "answer_set")
 @row_mean(kinds=("multi",))
 def answer_set(row: Row) -> float:
-    """1 where the set of stated labels equals the gold set, else 0; an unknown label makes it 0."""
+    """Share of rows whose set of stated labels equals the gold set; an unknown label makes it wrong (ECG-QA)."""
     stated = predicted_labels(row)
     return float(bool(stated) and stated == reference_labels(row))

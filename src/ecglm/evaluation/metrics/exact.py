@@ -9,5 +9,5 @@ from ecglm.registry import register
 @register("metrics", "exact")
 @row_mean()
 def exact(row: Row) -> float:
-    """1 where the stripped strings are equal, else 0."""
+    """Share of rows whose stripped strings are equal."""
     return float(answer_text(row) == str(row["reference"]).strip() != "")

@@ -9,5 +9,5 @@ from ecglm.registry import register
 @register("metrics", "exact_norm")
 @row_mean()
 def exact_norm(row: Row) -> float:
-    """1 where the normalised strings are equal, else 0."""
+    """Share of rows equal after NFC, lower case, single spaces, no final punctuation."""
     return float(normalise(answer_text(row)) == normalise(str(row["reference"])) != "")

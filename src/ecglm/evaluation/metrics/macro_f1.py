@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ecglm.evaluation.metrics.base import Metric, Row, divide, predicted_labels, reference_labels
+from ecglm.evaluation.metrics.base import Metric, Row, class_set, divide, predicted_labels, reference_labels
 from ecglm.registry import register
 
 
@@ -16,13 +16,12 @@ def counts(rows: Sequence[Row], labels: Sequence[str]) -> np.ndarray:
     A stated label outside ``labels`` is a false positive of no class; the gold label it missed is a false negative.
     """
     table = np.zeros((len(rows), len(labels), 3))
+    place = {label: c for c, label in enumerate(labels)}
     for i, row in enumerate(rows):
         stated, gold = predicted_labels(row), reference_labels(row)
-        for c, label in enumerate(labels):
-            if label in gold:
-                table[i, c, 0 if label in stated else 2] = 1.0
-            elif label in stated:
-                table[i, c, 1] = 1.0
+        for label in stated | gold:
+            if label in place:
+                table[i, place[label], 0 if label in stated & gold else 1 if label in stated else 2] = 1.0
     return table.reshape(len(rows), 3 * len(labels))
 
 
@@ -46,4 +45,12 @@ def macro(sums: np.ndarray) -> np.ndarray:
     return divide(np.where(defined, scores, 0.0).sum(axis=-1), defined.sum(axis=-1))
 
 
-MACRO_F1 = register("metrics", "macro_f1")(Metric(counts, macro, kinds=("closed", "multi")))
+MACRO_F1 = register("metrics", "macro_f1")(
+    Metric(
+        counts,
+        macro,
+        kinds=("closed", "multi"),
+        classes=class_set,
+        about="plain mean over classes of 2TP / (2TP + FP + FN); classes without gold rows are left out",
+    )
+)
