@@ -15,6 +15,7 @@ ROOMS = (
     *("records", "signals", "store", "conversations", "representations", "representations/effects"),
     *("prompts", "training", "analysis"),
     *("training/objectives", "models", "models/encoders", "evaluation", "evaluation/metrics"),
+    *("evaluation/answerers", "evaluation/ecgbench", "evaluation/judge"),
 )
 MODULES = [
     p.relative_to(PACKAGE).with_suffix("").as_posix()

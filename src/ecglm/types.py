@@ -98,7 +98,9 @@ class EcgInput:
     where the tokens are all there is. truncated: what the representation's length policy cut, empty when nothing.
     text: plain words that the prompt shows right after the tokens, read with the ordinary tokenizer, never learned.
     shown: lead → share of its samples that the tokens stand for, where some were cut; empty when nothing was.
-    image: the picture that a second encoder reads beside the signal.
+    image: the picture that a second encoder reads beside the signal. tiles: where one picture is several tensors,
+    ``(num_tiles, 3, height, width)``: int64 ``(4,)``, columns and rows of its grid of tiles behind the first, then its
+    width and height in pixels.
     """
 
     token_ids: np.ndarray
@@ -107,6 +109,7 @@ class EcgInput:
     text: str = ""
     shown: Mapping[str, float] = field(default_factory=dict)
     image: np.ndarray | None = None
+    tiles: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ class Example:
     input_ids, labels: int64 ``(length,)``; labels are -100 wherever no loss is wanted. ecg: the tensors
     of its ECGs, ``(num_ecgs, …)``, for the encoder, or None. branches: int64 ``(length,)`` where several conversations
     share one prefix (0 = the prefix, k = conversation k), or None. truncated: what the length policy had to do. image:
-    the pictures of its ECGs for a second encoder, ``(num_ecgs, 3, height, width)`` uint8, or None.
+    the pictures of its ECGs for a second encoder, ``(num_ecgs, 3, height, width)`` uint8, or None. tiles: where ``ecg``
+    holds the tiles of all its pictures, int64 ``(num_ecgs, 4)``, how each is cut (``EcgInput.tiles``).
     """
 
     id: str
@@ -126,6 +130,7 @@ class Example:
     branches: np.ndarray | None = None
     truncated: tuple[str, ...] = ()
     image: np.ndarray | None = None
+    tiles: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

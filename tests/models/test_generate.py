@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
+from ecglm.errors import EcglmError
 from ecglm.models.checkpoint import Bundle, ModelConfig, create, from_pretrained
-from ecglm.models.generate import generate
+from ecglm.models.elm import Elm
+from ecglm.models.generate import Sampling, _draw, generate
+from ecglm.models.generate import never as never_given
 from ecglm.prompts.data import EcgSource
+from ecglm.randomness import generator_for
 from ecglm.representations.signal import SignalRepresentation
 from ecglm.store.reader import SegmentStore
 from ecglm.types import Example, Turn
@@ -88,3 +98,136 @@ def test_a_models_own_sampling_settings_are_not_followed(world, signal_run) -> N
     settings = bundle.elm.llm.generation_config
     settings.do_sample, settings.temperature, settings.repetition_penalty, settings.top_k = True, 5.0, 3.0, 50
     assert generate(bundle.elm, bundle.prompter, examples, max_new_tokens=8) == greedy
+
+
+def tiny_bundle(world, llm_folders, family: str = "qwen2") -> Bundle:
+    representation = SignalRepresentation(num_tokens=4, num_samples=250)
+    options = {"widths": [16], "stem_stride": 4}
+    config = ModelConfig(llm=str(llm_folders[family]), encoder_options=options, max_len=200)
+    return create(config, representation, {"rate": 50}, [], seed=0)
+
+
+def test_drawn_answers_do_not_depend_on_company_but_on_seed_and_id(world, signal_run) -> None:
+    bundle = from_pretrained(signal_run / "best")
+    examples = prompts(bundle, world)[:12]
+    drawn = Sampling(temperature=1.2, top_p=0.9, seed=3)
+
+    def answers(some: list[Example], sampling: Any = drawn, **options: Any) -> list[Any]:
+        return generate(bundle.elm, bundle.prompter, some, max_new_tokens=8, sampling=sampling, **options)
+
+    together = answers(examples)
+    assert together == [answers([e])[0] for e in examples] == answers(examples[::-1])[::-1]
+    assert together == answers(examples, share=False)
+    assert together != answers(examples, Sampling(temperature=1.2, top_p=0.9, seed=4))
+    renamed = [replace(e, id=f"other {e.id}") for e in examples]
+    assert together != answers(renamed)
+    mixed = [drawn if i % 2 else None for i in range(len(examples))]
+    greedy = answers(examples, None)
+    assert answers(examples, mixed) == [
+        t if i % 2 else g for i, (t, g) in enumerate(zip(together, greedy, strict=True))
+    ]
+
+
+def test_a_low_temperature_or_a_small_top_p_is_greedy(world, signal_run) -> None:
+    bundle = from_pretrained(signal_run / "best")
+    examples = prompts(bundle, world)[:6]
+    greedy = generate(bundle.elm, bundle.prompter, examples, max_new_tokens=8)
+    for sampling in (Sampling(temperature=1e-4), Sampling(top_p=1e-6)):
+        assert generate(bundle.elm, bundle.prompter, examples, max_new_tokens=8, sampling=sampling) == greedy
+
+
+def test_tokens_are_drawn_with_the_probabilities_they_have() -> None:
+    """Against the closed form: softmax at the temperature, cut to the nucleus and scaled to one."""
+    logits = torch.tensor([2.0, 0.5, -torch.inf, 1.0, 0.0])
+    stream = generator_for(0, "test")
+    for temperature, top_p, kept in ((1.0, 1.0, [0, 1, 3, 4]), (2.0, 0.7, [0, 3, 1]), (1.0, 0.5, [0])):
+        wanted = np.zeros(5)
+        chances = np.exp(logits.numpy().astype(float) / temperature)
+        wanted[kept] = chances[kept] / chances[kept].sum()
+        drawn = _draw(logits.expand(4000, -1), [Sampling(temperature, top_p)] * 4000, [stream] * 4000).numpy()
+        found = np.bincount(drawn, minlength=5) / 4000
+        assert np.abs(found - wanted).max() < 0.03
+        assert found[np.setdiff1d(np.arange(5), kept)].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0, found 0; leave it out"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, found 0"),
+        ({"top_p": 1.5}, "top_p must be"),
+    ],
+)
+def test_sampling_that_cannot_be_is_told(options: dict[str, float], told: str) -> None:
+    with pytest.raises(EcglmError, match=told):
+        Sampling(**options)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_placeholders_padding_and_spare_rows_are_never_given(family: str, world, llm_folders) -> None:
+    """A model that likes nothing better than those: its answers hold other tokens."""
+    bundle = tiny_bundle(world, llm_folders, family)
+    llm, tokenizer = bundle.elm.llm, bundle.prompter.tokenizer
+    llm.resize_token_embeddings(len(tokenizer) + 7, mean_resizing=False)  # spare rows
+    size = len(tokenizer) + 7
+    never = never_given(bundle.prompter, size)
+    wanted = {*bundle.prompter.ecg_ids, *range(len(tokenizer), size)}
+    assert wanted <= set(never) <= wanted | {tokenizer.pad_token_id} and bundle.prompter.end_id not in never
+    examples = prompts(bundle, world)[:4]
+    forward, seen = llm.forward, []
+
+    def liking(*args: Any, **given: Any) -> Any:
+        out = forward(*args, **given)
+        out.logits[..., never] += 1000.0
+        seen.append(out.logits.shape[1])
+        return out
+
+    plain = generate(bundle.elm, bundle.prompter, examples, max_new_tokens=6)
+    liking.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    llm.forward = liking
+    try:
+        assert generate(bundle.elm, bundle.prompter, examples, max_new_tokens=6) == plain
+        sampled = generate(bundle.elm, bundle.prompter, examples, max_new_tokens=6, sampling=Sampling())
+    finally:
+        llm.forward = forward
+    names = tokenizer.convert_ids_to_tokens(list(bundle.prompter.ecg_ids))
+    assert seen and not any(name in a["text"] for a in sampled for name in names)
+
+
+def test_a_model_with_a_table_of_positions_stops_at_its_end(world, llm_folders) -> None:
+    """GPT-2 has 256 positions: what is asked for beyond them is cut, not an error, and told."""
+    bundle = tiny_bundle(world, llm_folders, "gpt2")
+    long = Turn("user", "What is the rhythm? " * 40)
+    prompter = replace(bundle.prompter, max_len=256)
+    example = prompter.build("x", [long], [], generate=True)
+    size = len(example.input_ids)
+    short = prompter.build("y", [Turn("user", "?")], [], generate=True)
+    found = generate(bundle.elm, prompter, [example, short], max_new_tokens=400)
+    assert found[0]["num_tokens"] <= 256 - size and found[1]["num_tokens"] <= 256 - len(short.input_ids)
+    for answer, room in zip(found, (256 - size, 256 - len(short.input_ids)), strict=True):
+        assert answer["truncated"] is (answer["num_tokens"] == room)
+    full = replace(example, input_ids=np.resize(example.input_ids, 256), labels=np.resize(example.labels, 256))
+    nothing = generate(bundle.elm, prompter, [full], max_new_tokens=4)
+    assert nothing == [{"text": "", "truncated": True, "num_tokens": 0}]
+
+
+def test_models_without_keys_and_values_answer_by_the_library(world, signal_run) -> None:
+    """Mamba keeps a state of its own; a batch of one length needs no padding there."""
+    trained = from_pretrained(signal_run / "best")
+    torch.manual_seed(0)
+    size = len(trained.prompter.tokenizer)
+    llm = MambaForCausalLM(
+        MambaConfig(vocab_size=size, hidden_size=32, num_hidden_layers=1, state_size=4, initializer_range=0.5)
+    )
+    elm = Elm(llm.eval(), trained.elm.encoder, trained.elm.connector, trained.elm.placeholder_id).eval()
+    example = prompts(trained, world)[0]
+    found = generate(elm, trained.prompter, [example], max_new_tokens=5)
+    assert len(found) == 1 and 0 <= found[0]["num_tokens"] <= 5
+    with pytest.raises(EcglmError, match="MambaForCausalLM cannot be sampled from"):
+        generate(elm, trained.prompter, [example], max_new_tokens=5, sampling=Sampling())
+
+
+def test_no_examples_no_answers(world, signal_run) -> None:
+    bundle = from_pretrained(signal_run / "best")
+    assert generate(bundle.elm, bundle.prompter, []) == []

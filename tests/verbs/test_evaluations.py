@@ -40,3 +40,33 @@ def test_mistakes_are_one_line(predictions: Path, world, signal_run: Path, tmp_p
     assert "no such predictions" in ecglm("compare", tmp_path / "nothing").error
     (tmp_path / "empty").mkdir()
     assert "not scored yet; run ecglm score" in ecglm("compare", tmp_path / "empty").error
+
+
+def test_compare_writes_every_form_and_reads_what_score_exports(predictions: Path, world, tmp_path: Path) -> None:
+    common = ("--data", world.data, "--store", world.store, "--controls", "blank", "perturb-wander")
+    done("predict", "--model", "baseline:nearest", *common, "--out", tmp_path / "nearest")
+    done("score", predictions, "--num-resamples", 20)
+    said = done("score", tmp_path / "nearest", "--num-resamples", 20, "--export-ecg-bench", tmp_path / "bench")
+    assert f"ECG-Bench's files: 6 in {tmp_path / 'bench'}" in said
+    forms = [tmp_path / f"table{ending}" for ending in (".txt", ".csv", ".tex", ".html")]
+    named = (f"model={predictions}", f"nearest={tmp_path / 'nearest'}", f"theirs={tmp_path / 'bench'}")
+    text = done("compare", *named, "--against", "nearest", "--num-resamples", 20, "--out", *forms)
+    assert all(f"table: {form}" in text and form.stat().st_size for form in forms)
+    assert "difference to nearest" in text and "theirs (perturb-wander)" in text
+    assert "p_holm" in (tmp_path / "table.csv").read_text()
+    assert "use .txt" in ecglm("compare", *named, "--out", tmp_path / "t.doc").error
+    assert "no such model" in ecglm("compare", *named, "--against", "nobody").error
+
+
+def test_d27_a_report_without_controls_needs_an_express_wish(world, tmp_path: Path) -> None:
+    common = ("--data", world.data, "--store", world.store, "--out", tmp_path / "prior", "--controls")
+    done("predict", "--model", "baseline:prior", *common, "perturb-noise")
+    done("score", tmp_path / "prior", "--num-resamples", 20)
+    assert "has no controls" in ecglm("report", tmp_path / "prior", "--out", tmp_path / "r.html").error
+    done("report", tmp_path / "prior", "--out", tmp_path / "r.html", "--no-controls-needed")
+    assert "No controls were run for prior" in (tmp_path / "r.html").read_text()
+
+
+def test_d38_the_verb_refuses_a_baseline_on_the_train_split(world, tmp_path: Path) -> None:
+    common = ("--data", world.data, "--store", world.store, "--out", tmp_path / "o", "--split", "train")
+    assert "not tested on it" in ecglm("predict", "--model", "baseline:majority", *common).error

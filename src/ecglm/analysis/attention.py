@@ -151,7 +151,8 @@ def attention_rows(elm: Elm, example: Example, queries: np.ndarray) -> np.ndarra
 
     ecg = None if example.ecg is None else torch.from_numpy(example.ecg)
     image = None if example.image is None else torch.from_numpy(example.image)
-    embeds = elm.embed(torch.from_numpy(example.input_ids)[None].to(elm.device), ecg, image)
+    tiles = None if example.tiles is None else torch.from_numpy(example.tiles)
+    embeds = elm.embed(torch.from_numpy(example.input_ids)[None].to(elm.device), ecg, image, tiles)
     with _eager(elm.llm), _hooked(elm.llm, take):
         elm.llm(inputs_embeds=embeds, use_cache=False, logits_to_keep=1)
     if len(found) != elm.llm.config.num_hidden_layers:

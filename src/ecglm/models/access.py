@@ -85,8 +85,8 @@ def check_language_model(model: ModelConfig) -> None:
         return
     check_access(model.llm)
     try:
-        config = AutoConfig.from_pretrained(model.llm)
-        tokenizer = AutoTokenizer.from_pretrained(model.llm)
+        config = AutoConfig.from_pretrained(model.llm, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model.llm, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(f"model.llm: '{model.llm}' cannot be loaded: {first}") from error

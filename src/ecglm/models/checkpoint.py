@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from ecglm.models.adapters import add_lora, ecg_gate, load_adapter, plain_llm, s
 from ecglm.models.config import LoraConfig
 from ecglm.models.config import ModelConfig as ModelConfig
 from ecglm.models.config import TinyConfig as TinyConfig
-from ecglm.models.connector import Connector, resamples
+from ecglm.models.connector import Connector, TileConnector, resamples
 from ecglm.models.elm import Elm
 from ecglm.models.encoder_files import EncoderFile
 from ecglm.models.encoders.signal2vec import Signal2Vec, symbol_names
 from ecglm.models.llm import add_ecg_tokens, load_llm, no_bars, tiny_llm, train_tokenizer, use_attention
+from ecglm.models.start import begin_from, check_start
 from ecglm.models.towers import build_tower, check_files, learned_from, reads_symbols, resolved, settings_of
 from ecglm.prompts.chat import chat_format, refuse_mismatch
 from ecglm.prompts.examples import Prompter
@@ -86,12 +87,14 @@ def create(
     symbols: number → ``token_ids`` of at most so many training ECGs, for a table of symbols that learns from them.
     device, own_masks: where it will run, and whether its batches bring masks of their own; they decide the attention.
 
-    An encoder of ``encoder_from`` begins with the weights in that folder, and the model remembers whom it learned from.
-    Raises ConfigError where the run would not show it the ECG as it was shown when it learned, and for a chat format
-    that is not the tokenizer's.
+    An encoder of ``encoder_from`` begins with the weights in that folder, all parts with ``start_from`` with those of
+    that checkpoint, and the model remembers whom they learned from. Raises ConfigError where the run would not show it
+    the ECG as it was shown when it learned, and for a chat format that is not the tokenizer's.
     """
     model, files = resolved(read_system(model))
     check_files(files, representation, pipeline)
+    if model.start_from is not None:
+        check_start(model.start_from, representation, pipeline)
     if model.llm == "tiny":
         tokenizer = train_tokenizer(texts, model.tiny.vocab_size)
         add_ecg_tokens(None, tokenizer, representation.added_tokens)
@@ -107,7 +110,8 @@ def create(
         llm, tokenizer = load_llm(model.llm, dtype=model.dtype)
         check_length(model, llm.config)
         refuse_mismatch(tokenizer, chat_format(model.chat_format, tokenizer))
-        add_ecg_tokens(llm, tokenizer, representation.added_tokens, seed, init=model.init_new_embeddings)
+        if model.start_from is None:  # else they are known, and a placeholder may have no row
+            add_ecg_tokens(llm, tokenizer, representation.added_tokens, seed, init=model.init_new_embeddings)
     use_attention(llm, choose_attention(model, llm.config, device=device, own_masks=own_masks))
     bundle = _bundle(llm, tokenizer, model, representation, pipeline, seed, files)
     bundle.trained_on = learned_from(files)
@@ -115,6 +119,8 @@ def create(
         if symbols is None:
             raise ConfigError("encoder 'signal2vec' learns from training ECGs before all else, and none are given")
         table.learn(symbols(table.train_segments))
+    if model.start_from is not None:
+        begin_from(bundle, model.start_from)
     if model.lora is not None:
         _adapt(bundle, model.lora, seed)
     return bundle
@@ -177,7 +183,13 @@ def _towers(
         model = replace(model, image=settings_of(image, tower))
     elif isinstance(shown, Dual):
         raise ConfigError("this representation feeds two encoders: the model needs model.image")
-    parts["connector"] = _connector(name, encoder, hidden, first.num_tokens)
+    if getattr(first, "tiled", False):
+        if model.ecg_attention == "bidirectional":
+            raise ConfigError("model.ecg_attention: bidirectional needs one number of tokens, anyres gives several")
+        fit = {"patches": first.patches, "merge": first.merge}
+        parts["connector"] = TileConnector(name, dim=encoder.dim, hidden=hidden, **fit)  # type: ignore[arg-type]
+    else:
+        parts["connector"] = _connector(name, encoder, hidden, first.num_tokens)
     return parts, settings_of(model, encoder)
 
 
@@ -220,12 +232,19 @@ def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None 
         save_adapter(bundle.elm.llm, folder)
     if len(bundle.trained_on):
         save_arrays({"people": bundle.trained_on}, folder / TRAINED_ON)
-    bundle.representation.save(folder)
+    finish_checkpoint(folder, bundle.model, bundle.representation, bundle.pipeline, facts)
+
+
+def finish_checkpoint(
+    folder: Path, model: ModelConfig, representation: Any, pipeline: dict[str, Any], facts: dict[str, Any] | None = None
+) -> None:
+    """Write what a checkpoint holds beside its weights and its tokenizer, the manifest last."""
+    representation.save(folder)
     settings = {
         "format": FORMAT,
-        "model": strict.to_dict(bundle.model),
-        "representation": bundle.representation.config(),
-        "pipeline": bundle.pipeline,
+        "model": strict.to_dict(model),
+        "representation": representation.config(),
+        "pipeline": pipeline,
     }
     write_json(folder / CONFIG, settings)
     outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -255,9 +274,7 @@ def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
     Raises TornOutputError naming the file when one is missing or differs from the manifest (``verify`` checks the
     sha256 of all), ConfigError when it belongs to another version of the format.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = _download(str(source))
+    folder = checkpoint_folder(source)
     check_outputs(folder, KIND, verify=verify)
     settings = read_json(folder / CONFIG)
     if settings.get("format") != FORMAT:
@@ -278,6 +295,12 @@ def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
     return bundle
 
 
+def checkpoint_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint: itself, or the local copy of a hub id; EcglmError where neither is to be had."""
+    folder = Path(source)
+    return folder if folder.is_dir() else _download(str(source))
+
+
 def save_ecg_weights(elm: Elm, folder: Path) -> None:
     """Write encoder and connector, if there are any."""
     ecg = {k: v.contiguous().cpu() for k, v in elm.state_dict().items() if not k.startswith("llm.")}
@@ -285,20 +308,22 @@ def save_ecg_weights(elm: Elm, folder: Path) -> None:
         save_file(ecg, folder / WEIGHTS)
 
 
-def load_ecg_weights(elm: Elm, folder: Path) -> None:
-    """Load encoder and connector; EcglmError listing the names when the weights are not those of this model."""
+def load_ecg_weights(elm: Elm, folder: Path, *, optional: Sequence[str] = ()) -> None:
+    """Load encoder and connector; EcglmError listing the names when the weights are not those of this model. optional:
+    weights that may be missing, and then stay as they are, or be there for nothing.
+    """
     wanted = {k: v for k, v in elm.state_dict().items() if not k.startswith("llm.")}
     found = load_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else {}
     wrong = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
     problems = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - wanted.keys()),
+        "missing": sorted(wanted.keys() - found.keys() - set(optional)),
+        "unexpected": sorted(found.keys() - wanted.keys() - set(optional)),
         "of another shape": wrong,
     }
     if any(problems.values()):
         told = "; ".join(f"{len(v)} {k} (first: {v[0]})" for k, v in problems.items() if v)
         raise EcglmError(f"{folder / WEIGHTS}: not the weights of this model: {told}")
-    elm.load_state_dict(found, strict=False)
+    elm.load_state_dict({k: v for k, v in found.items() if k in wanted}, strict=False)
 
 
 def _download(name: str) -> Path:

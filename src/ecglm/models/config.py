@@ -90,7 +90,9 @@ class ImageConfig:
 class ModelConfig:
     """A recipe's ``model`` section. llm: ``tiny``, a hub id or a folder. encoder: what reads the tensor of the
     representation; empty for none, ``auto`` for the one in ``encoder_from``, or ``resnet1d``. encoder_from: folder or
-    hub id of a pretrained encoder (``ecglm pretrain``, ``ecglm import``), whose weights it begins with. lora: adapt a
+    hub id of a pretrained encoder (``ecglm pretrain``, ``ecglm import``), whose weights it begins with. start_from:
+    folder of a whole checkpoint (``best/`` of a run, or ``ecglm import pulse``): LLM, encoder, connector and chat
+    format are its own, and what the recipe leaves out is as it was there. lora: adapt a
     pretrained LLM instead of training all of it. image: a second encoder, for the picture beside the signal.
     ecg_attention: among the tokens of one ECG, ``causal`` as in text, or ``bidirectional``.
     init_new_embeddings: how the rows of the ECG's tokens begin, ``mean`` of the LLM's own or ``random``.
@@ -104,6 +106,7 @@ class ModelConfig:
     encoder: str | None = AUTO
     encoder_options: dict[str, Any] = field(default_factory=dict)
     encoder_from: str | None = None
+    start_from: str | None = None
     connector: str = "mlp2x_gelu"
     image: ImageConfig | None = None
     ecg_attention: Literal["causal", "bidirectional"] = "causal"
@@ -117,9 +120,11 @@ class ModelConfig:
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.lora is not None and self.llm == "tiny":
+        if self.start_from is not None and self.encoder_from is not None:
+            raise ValueError("model.start_from holds an encoder, and model.encoder_from names another; drop one")
+        if self.lora is not None and self.llm == "tiny" and self.start_from is None:
             raise ValueError("model.lora adapts a pretrained LLM, and tiny has learned nothing yet; drop model.lora")
-        if self.dtype != "float32" and self.llm == "tiny":
+        if self.dtype != "float32" and self.llm == "tiny" and self.start_from is None:
             raise ValueError("model.dtype: tiny learns from nothing, which needs float32; drop model.dtype")
         if self.system and self.system_file is not None:
             raise ValueError("model.system and model.system_file both give the system prompt; drop one")

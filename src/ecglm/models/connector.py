@@ -8,6 +8,8 @@ from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from ecglm import registry
 from ecglm.errors import ConfigError
+from ecglm.representations.anyres import num_tokens as tokens_of_tiles
+from ecglm.representations.anyres import unpadded
 from ecglm.representations.pictures import Pooling
 
 
@@ -99,6 +101,54 @@ class Connector(nn.Module):
         patches = tokens[:, extra:].transpose(1, 2).unflatten(2, self.pooling.patches)
         means = adaptive_avg_pool2d(patches, self.pooling.grid).flatten(2).transpose(1, 2)
         return torch.cat([tokens[:, :extra], means], dim=1)
+
+
+class TileConnector(nn.Module):
+    """Projects every token of every tile, then joins the tiles of a picture to one sequence (LLaVA-1.6's anyres).
+
+    patches: (rows, columns) of a tile. merge: ``flat`` tile after tile; ``spatial`` the first tile, then the grid of
+    tiles as one picture, row by row; ``spatial_unpad`` likewise without the rows or columns that are padding, and
+    ``image_newline`` behind every row. ConfigError for a resampler, which has no token per patch.
+    """
+
+    def __init__(self, name: str, *, dim: int, hidden: int, patches: tuple[int, int], merge: str) -> None:
+        super().__init__()
+        if resamples(name):
+            raise ConfigError(f"model.connector {name} makes tokens of its own, and anyres shows one per patch")
+        self.project = registry.get("connectors", name)(dim, hidden)
+        self.patches, self.merge = patches, merge
+        newline = torch.randn(hidden) / hidden**0.5 if merge == "spatial_unpad" else None
+        self.image_newline = None if newline is None else nn.Parameter(newline)
+
+    def counts(self, tiles: torch.Tensor) -> list[int]:
+        """Tokens of each ECG. tiles: ``(num_ecgs, 4)``, as ``EcgInput.tiles`` says each."""
+        return [tokens_of_tiles(one, self.patches, self.merge) for one in tiles.tolist()]
+
+    def forward(self, tokens: torch.Tensor, tiles: torch.Tensor | None = None) -> torch.Tensor:
+        """``(num_tokens, hidden)`` of all ECGs one after another, of the tokens ``(num_tiles, rows * columns, dim)``.
+        Without ``tiles`` each is a picture of one tile. ValueError where tiles and ``tiles`` do not agree.
+        """
+        vectors = self.project(tokens)
+        if tiles is None:
+            behind = () if self.image_newline is None else (self.image_newline.to(vectors.dtype)[None],)
+            return torch.cat([part for one in vectors for part in (one, *behind)])
+        each = tiles.tolist()
+        sizes = [1 + columns * rows for columns, rows, _, _ in each]
+        if sum(sizes) != len(vectors):
+            raise ValueError(f"{len(vectors)} tiles, but {sum(sizes)} are told of")
+        if self.merge == "flat":
+            return vectors.flatten(0, 1)
+        return torch.cat([self._merged(v, one) for v, one in zip(vectors.split(sizes), each, strict=True)])
+
+    def _merged(self, vectors: torch.Tensor, tiles: list[int]) -> torch.Tensor:
+        columns, rows = tiles[:2]
+        grid = vectors[1:].unflatten(1, self.patches).unflatten(0, (rows, columns))
+        grid = grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (rows of patches, columns of patches, hidden)
+        if self.image_newline is not None:
+            grid = grid[unpadded(tiles, self.patches)]
+            newline = self.image_newline.to(grid.dtype).expand(len(grid), 1, -1)
+            grid = torch.cat([grid, newline], dim=1)
+        return torch.cat([vectors[0], grid.flatten(0, 1)])
 
 
 def resamples(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from ecglm.errors import ConfigError, nearest
 from ecglm.models.adapters import adapter_weights, ecg_gate, freeze_base, is_adapted
+from ecglm.models.connector import TileConnector
 from ecglm.prompts.packing import is_document_table
 
 #: What learns or stands still as one. ``embeddings`` are the LLM's token tables, at its input and its output.
@@ -72,21 +74,32 @@ class Elm(nn.Module):
         return tuple(i for i in (self.placeholder_id, self.image_placeholder_id) if i is not None)
 
     def embed(
-        self, input_ids: torch.Tensor, ecg: torch.Tensor | None = None, image: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        ecg: torch.Tensor | None = None,
+        image: torch.Tensor | None = None,
+        tiles: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Embeddings ``(batch, length, hidden)`` of ids ``(batch, length)`` and ECGs, ``(num_ecgs, leads, samples)``
-        of signals or ``(num_ecgs, 3, height, width)`` of pictures; image: the pictures beside signals.
+        of signals or ``(num_ecgs, 3, height, width)`` of pictures; image: the pictures beside signals. tiles: where a
+        picture is several of ``ecg``, ``(num_ecgs, 4)``, how each is cut (``EcgInput.tiles``).
 
         The ECGs come in row order; each fills the placeholders of its own row. Raises ValueError when the number of
         placeholders does not fit the ECGs.
         """
-        embedded = self.llm.get_input_embeddings()(input_ids)
+        table = self.llm.get_input_embeddings()
+        known = input_ids
+        if any(i >= table.weight.shape[0] for i in self.placeholder_ids):  # an imported model has no row for it
+            known = input_ids.masked_fill(self._shown(input_ids), 0)
+        embedded = table(known)
         if (gate := ecg_gate(self.llm)) is not None:
             gate.at = self._shown(input_ids)
         if self.encoder is None or self.connector is None:
             return embedded
         if hasattr(self.encoder, "put"):  # a table for symbols, which stand in the prompt themselves
             return self.encoder.put(embedded, input_ids, self.connector.project)  # type: ignore[operator, no-any-return]
+        if isinstance(self.connector, TileConnector):
+            return self._put_tiles(embedded, input_ids, ecg, tiles)
         embedded = self._put(embedded, input_ids, self.placeholder_id, ecg, self._signal_vectors)
         if self.image_placeholder_id is not None:
             embedded = self._put(embedded, input_ids, self.image_placeholder_id, image, self._image_vectors)
@@ -112,6 +125,22 @@ class Elm(nn.Module):
         num_tokens = found.shape[1]
         if int(at.sum()) != found.shape[0] * num_tokens or bool((at.sum(dim=1) % num_tokens).any()):
             raise ValueError(f"{int(at.sum())} placeholders for {found.shape[0]} ECGs of {num_tokens} tokens")
+        return embedded.masked_scatter(at[..., None], found.to(embedded.dtype))
+
+    def _put_tiles(
+        self, embedded: torch.Tensor, input_ids: torch.Tensor, ecg: torch.Tensor | None, tiles: torch.Tensor | None
+    ) -> torch.Tensor:
+        """As ``_put``, for pictures of different numbers of tokens."""
+        at = torch.eq(input_ids, -1 if self.placeholder_id is None else self.placeholder_id)
+        if ecg is None or tiles is None:
+            if bool(at.any()):
+                raise ValueError("placeholders without an ECG")
+            return embedded
+        counts = self.connector.counts(tiles)  # type: ignore[union-attr, operator]
+        ends = {0, *accumulate(counts)}
+        if sum(counts) != int(at.sum()) or not ends.issuperset(at.sum(dim=1).cumsum(dim=0).tolist()):
+            raise ValueError(f"{int(at.sum())} placeholders for ECGs of {', '.join(map(str, counts))} tokens")
+        found = self.connector(self.encoder(ecg.to(embedded.device)), tiles)  # type: ignore[misc]
         return embedded.masked_scatter(at[..., None], found.to(embedded.dtype))
 
     def _shown(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -167,11 +196,12 @@ class Elm(nn.Module):
         ecg: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         image: torch.Tensor | None = None,
+        tiles: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits ``(batch, length or logits_to_keep, vocab)``; logits_to_keep: so many last positions (0: all), or
         int64 positions.
         """
-        embeds = self.embed(input_ids, ecg, image)
+        embeds = self.embed(input_ids, ecg, image, tiles)
         mask = self.attention(input_ids, attention_mask)
         out = self.llm(
             inputs_embeds=embeds,

@@ -84,10 +84,14 @@ def load_llm(name: str, *, dtype: str = "float32") -> tuple[Any, Any]:
     without the weights that its configuration asks for).
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         with no_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+                name,
+                dtype=getattr(torch, dtype),
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         model, info = loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ecglm.errors import EcglmError, UnsafeInputError, hub_errors, nearest
@@ -68,21 +68,21 @@ def _choose(names: list[str], file: str | None, where: str) -> str:
     raise EcglmError(f"{where}: several weights files; choose one with --file: {', '.join(fitting)}")
 
 
-def read_released(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+def read_released(path: str | Path, *, mapped: bool = False) -> tuple[dict[str, torch.Tensor], list[str]]:
     """``(tensors, left out)`` of a weights file: its state dict, taken out of what a training script wrapped around it,
-    and the names of what lay beside it or is no tensor.
+    and the names of what lay beside it or is no tensor. mapped: values stay on the disk until they are used.
 
     Raises UnsafeInputError for a file that could do more than hold tensors, EcglmError for one that is damaged.
     """
     path = Path(path)
     if path.suffix.lower() in SAFE:
         try:
-            found: Any = load_file(path)
+            found: Any = _mapped(path) if mapped else load_file(path)
         except (OSError, SafetensorError) as error:
             raise EcglmError(f"{path}: cannot be read as safetensors ({_first_line(error)}); fetch it again") from error
     elif path.suffix.lower() in PICKLED:
         _check_zip(path)
-        found = _load(path)
+        found = _load(path, mapped)
     else:
         raise EcglmError(f"{path}: no weights file by its name; {', '.join((*SAFE, *PICKLED))} are read")
     return _unwrap(found, path)
@@ -112,9 +112,14 @@ def _check_zip(path: Path) -> None:
         raise UnsafeInputError(f"{path}: not one list of tensors of a usual size; refused")
 
 
-def _load(path: Path) -> Any:
+def _mapped(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def _load(path: Path, mapped: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except torch.serialization.pickle.UnpicklingError as error:  # type: ignore[attr-defined]  # the name alone
         _refuse(path, str(error), error)
     except _DAMAGED as error:

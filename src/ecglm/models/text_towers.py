@@ -214,13 +214,13 @@ def _masked_mean(tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tenso
 def _load(name: str, pooling: str) -> tuple[Any, Any, str]:
     """Model, tokenizer and model type."""
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         kind = str(config.model_type)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         loader: Any = getattr(transformers, TEXT_MODELS[kind]) if kind in TEXT_MODELS else AutoModel
         with no_bars():
             model, info = loader.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                name, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)

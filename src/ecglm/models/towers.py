@@ -17,6 +17,7 @@ from ecglm.files import read_json
 from ecglm.models.config import AUTO, USUAL_ENCODER, ImageConfig, ModelConfig
 from ecglm.models.encoder_files import CONFIG, EncoderFile, load_weights, read_encoder
 from ecglm.models.encoders.base import build_encoder, reads
+from ecglm.models.start import started
 from ecglm.representations.dual import Dual
 
 S = TypeVar("S", ModelConfig, ImageConfig)
@@ -29,12 +30,18 @@ def known_name(section: ModelConfig | ImageConfig) -> str | None:
     """Name of a section's encoder; None where it has none, or where only a folder that is not here could tell."""
     if section.encoder != AUTO:
         return section.encoder
+    if getattr(section, "start_from", None) is not None:
+        return _started_name(Path(str(section.start_from)) / CONFIG)  # type: ignore[union-attr]
     if section.encoder_from is None:
         return USUAL_ENCODER
     file = Path(section.encoder_from) / CONFIG
     if not file.is_file():
         return None
     return str(read_json(file).get("encoder", {}).get("name")) or None
+
+
+def _started_name(file: Path) -> str | None:
+    return str(read_json(file).get("model", {}).get("encoder") or "") or None if file.is_file() else None
 
 
 def reads_symbols(section: ModelConfig) -> bool:
@@ -63,9 +70,11 @@ def resolve(section: S, where: str = "model", *, verify: bool = True) -> tuple[S
 
 
 def resolved(model: ModelConfig, *, verify: bool = True) -> tuple[ModelConfig, dict[str, EncoderFile]]:
-    """A model's settings with all that its encoders' folders decide, and the folders: ``encoder``, ``image``."""
+    """A model's settings with all that its encoders' folders, or the checkpoint it starts from, decide; and the
+    folders: ``encoder``, ``image``.
+    """
     files: dict[str, EncoderFile] = {}
-    made, file = resolve(model, verify=verify)
+    made, file = resolve(model if model.start_from is None else started(model), verify=verify)
     if file is not None:
         files["encoder"] = file
     if made.image is not None:

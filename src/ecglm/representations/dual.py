@@ -116,5 +116,7 @@ class Dual(Representation):
 
 def _fixed(representation: Representation) -> int:
     if representation.num_tokens is None:
-        raise EcglmError(f"representation '{representation.name}' has no fixed number of tokens")
+        raise EcglmError(
+            f"representation '{representation.name}' has no fixed number of tokens, as two encoders need it; use image"
+        )
     return representation.num_tokens

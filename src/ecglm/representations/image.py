@@ -11,7 +11,15 @@ from ecglm.errors import EcglmError, nearest
 from ecglm.registry import register
 from ecglm.representations.base import BuildContext, RecipeOptions
 from ecglm.representations.paper import Geometry, paper_geometry, signal_to_pixel
-from ecglm.representations.pictures import FITS, PictureRepresentation, encoder_fit, fit, fitted_point, scales
+from ecglm.representations.pictures import (
+    FITS,
+    PictureRepresentation,
+    check_picture,
+    encoder_fit,
+    fit,
+    fitted_point,
+    scales,
+)
 from ecglm.representations.render import render
 from ecglm.representations.synthesis import synthesise
 from ecglm.representations.synthesis_recipes import RECIPES, is_recipe_file, plan_of, read_recipe
@@ -24,7 +32,25 @@ _WIDEST_MM = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(RecipeOptions):
+class PageOptions(RecipeOptions):
+    """What a page of ECG paper looks like: the options that all representations drawing one share."""
+
+    layout: str = "3x4+1"
+    size: tuple[int, int] | None = None
+    dpi: float | None = None
+    color: str = "pink"
+    grid: bool = True
+    header: str = ""
+    line_width: float | None = None
+    synthesis: str | None = None
+
+    def files(self) -> dict[str, str]:
+        """The recipe of the synthesis, where it is a file."""
+        return {"synthesis": self.synthesis} if self.synthesis and is_recipe_file(self.synthesis) else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(PageOptions):
     """Show the ECG as paper to an image encoder. layout, size (width, height), dpi, color, grid, header: as in
     ``ecglm render``. fit: ``pad`` (whole, white margins), ``squash`` (whole, stretched) or ``crop`` (the ends are
     lost) to the encoder's size. line_width: of the trace in mm; None is 0.35, or more where it would be thinner than a
@@ -33,33 +59,16 @@ class ImageOptions(RecipeOptions):
     takes all the encoder gives, fewer are means over the encoder's patches on a grid.
     """
 
-    layout: str = "3x4+1"
-    size: tuple[int, int] | None = None
-    dpi: float | None = None
-    color: str = "pink"
-    grid: bool = True
-    header: str = ""
     fit: Literal["pad", "squash", "crop"] = "pad"
-    line_width: float | None = None
-    synthesis: str | None = None
     num_tokens: int | None = None
 
-    def files(self) -> dict[str, str]:
-        """The recipe of the synthesis, where it is a file."""
-        return {"synthesis": self.synthesis} if self.synthesis and is_recipe_file(self.synthesis) else {}
 
-
-@register("representations", "image")
 @dataclass(frozen=True, kw_only=True)
-class ImageRepresentation(PictureRepresentation):
-    """A page of ECG paper, drawn larger and fitted to the encoder by the mean over each pixel's area.
-
-    The options are those of ``ImageOptions``, but a recipe of one's own is here the recipe itself, not its file. What
-    the page looks like does not depend on the encoder, except the width of the trace.
+class PageRepresentation(PictureRepresentation):
+    """A page of ECG paper; how it comes to the encoder is the subclass's. The options are those of ``PageOptions``, but
+    a recipe of one's own is here the recipe itself, not its file. What the page looks like does not depend on the
+    encoder, except the width of the trace.
     """
-
-    name: ClassVar[str] = "image"
-    Options: ClassVar[type[RecipeOptions]] = ImageOptions
 
     layout: str = "3x4+1"
     size: tuple[int, int] | None = None
@@ -67,33 +76,52 @@ class ImageRepresentation(PictureRepresentation):
     color: str = "pink"
     grid: bool = True
     header: str = ""
-    fit: str = "pad"
     line_width: float | None = None
     synthesis: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fit not in FITS:
-            raise EcglmError(f"fit: no '{self.fit}'{nearest(self.fit, FITS)}; known: {', '.join(FITS)}")
         if self.synthesis is not None:
             plan_of(self.synthesis)
 
     @classmethod
-    def from_recipe(cls, options: ImageOptions, context: BuildContext) -> ImageRepresentation:
-        """Draws one empty page, so that an option that cannot be drawn is told before anything is trained."""
+    def _drawn(cls, options: Any, context: BuildContext, **encoder: Any) -> Any:
+        """Made of a recipe's options and what the encoder decides. Draws one empty page, so that an option that cannot
+        be drawn is told before anything is trained.
+        """
         drawn = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "num_tokens"}
         if options.synthesis is not None:
             drawn["synthesis"] = read_recipe(options.synthesis)
-        made = cls(**drawn, **encoder_fit("image", options.num_tokens, context))
+        made = cls(**drawn, **encoder)
         blank = np.zeros((12, context.seg_len), np.float32)
-        made.picture(blank, context.rate)
+        made(blank, context.rate)
         if made.synthesis is not None:
             made.in_training(blank, context.rate, seed=context.seed, row_id="")
         return made
 
-    def picture(self, segment: np.ndarray, rate: int) -> np.ndarray:
-        """uint8 ``(height, width, 3)``; missing samples leave gaps. EcglmError for a shape that cannot be drawn."""
-        page = render(
+    def of_picture(self, picture: np.ndarray) -> EcgInput:
+        """What the model reads of a picture uint8 ``(height, width, 3)`` RGB: a page drawn here, a scan, a photograph.
+        EcglmError for another array.
+        """
+        raise NotImplementedError
+
+    def _scale(self, size: tuple[int, int]) -> float:
+        """By how much, at least, a page of ``size`` (height, width) is scaled on its way to the encoder."""
+        raise NotImplementedError
+
+    def __call__(self, segment: np.ndarray, rate: int) -> EcgInput:
+        """segment: ``(12, num_samples)`` in mV at ``rate`` Hz, canonical leads. EcglmError where it cannot be drawn."""
+        return self.of_picture(self.page(segment, rate))
+
+    def in_training(self, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> EcgInput:
+        """As if photographed, by the synthesis recipe; the same seed and row give the same picture."""
+        return self.of_picture(self.training_page(segment, rate, seed=seed, row_id=row_id))
+
+    def page(self, segment: np.ndarray, rate: int) -> np.ndarray:
+        """The whole page, uint8 ``(height, width, 3)``; missing samples leave gaps. EcglmError for a shape that cannot
+        be drawn.
+        """
+        return render(
             segment,
             rate,
             layout=self.layout,
@@ -104,14 +132,13 @@ class ImageRepresentation(PictureRepresentation):
             header=self.header,
             line_width=self._line_width(np.shape(segment)[-1], rate),
         )
-        return fit(page, self.image_size, self.fit)
 
-    def in_training(self, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> EcgInput:
-        """As if photographed, by the synthesis recipe; the same seed and row give the same picture."""
+    def training_page(self, segment: np.ndarray, rate: int, *, seed: int, row_id: str) -> np.ndarray:
+        """The page as training shows it, uint8 ``(height, width, 3)``."""
         if self.synthesis is None:
-            return self(segment, rate)
+            return self.page(segment, rate)
         geometry = self._geometry(np.shape(segment)[-1], rate)
-        page = synthesise(
+        return synthesise(
             segment,
             rate,
             recipe=self._recipe(self.synthesis, np.shape(segment)[-1], rate),
@@ -120,21 +147,6 @@ class ImageRepresentation(PictureRepresentation):
             size=(geometry.width, geometry.height),
             header=self.header,
         )
-        return self._input(fit(page, self.image_size, self.fit))
-
-    def points(self, segment: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """On the trace; a lead that is drawn twice, as a rhythm strip too, stands in both places."""
-        geometry = self._geometry(np.shape(segment)[-1], rate)
-        found = []
-        for panel in geometry.panels:
-            lead, samples = LEADS.index(panel.lead), np.arange(panel.start, panel.stop)
-            values = np.asarray(segment, np.float64)[lead, samples]
-            drawn = np.isfinite(values)
-            samples, values = samples[drawn], values[drawn]
-            at = signal_to_pixel(geometry, panel, samples, values)  # type: ignore[arg-type]
-            found.append((np.full(len(samples), lead), samples, *map(np.asarray, at)))
-        leads, numbers, x, y = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return leads, numbers, *fitted_point(x, y, (geometry.height, geometry.width), self.image_size, self.fit)
 
     def _geometry(self, num_samples: int, rate: int) -> Geometry:
         return paper_geometry(num_samples, rate, layout=self.layout, size=self.size, dpi=self.dpi, header=self.header)
@@ -153,5 +165,52 @@ class ImageRepresentation(PictureRepresentation):
         if self.line_width is not None:
             return self.line_width
         page = self._geometry(num_samples, rate)
-        scale = min(scales((page.height, page.width), self.image_size, self.fit))
+        scale = self._scale((page.height, page.width))
         return min(5.0, max(LINE_MM, LEAST_PIXELS / (page.px_per_mm * scale)))
+
+
+@register("representations", "image")
+@dataclass(frozen=True, kw_only=True)
+class ImageRepresentation(PageRepresentation):
+    """A page of ECG paper, drawn larger and fitted to the encoder by the mean over each pixel's area."""
+
+    name: ClassVar[str] = "image"
+    Options: ClassVar[type[RecipeOptions]] = ImageOptions
+
+    fit: str = "pad"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fit not in FITS:
+            raise EcglmError(f"fit: no '{self.fit}'{nearest(self.fit, FITS)}; known: {', '.join(FITS)}")
+
+    @classmethod
+    def from_recipe(cls, options: ImageOptions, context: BuildContext) -> ImageRepresentation:
+        """Draws one empty page first (``_drawn``)."""
+        made: ImageRepresentation = cls._drawn(options, context, **encoder_fit("image", options.num_tokens, context))
+        return made
+
+    def picture(self, segment: np.ndarray, rate: int) -> np.ndarray:
+        """The page as the encoder reads it, uint8 ``(*image_size, 3)``."""
+        return fit(self.page(segment, rate), self.image_size, self.fit)
+
+    def of_picture(self, picture: np.ndarray) -> EcgInput:
+        """Any picture, fitted to the encoder as the pages are."""
+        return self._input(fit(check_picture(picture), self.image_size, self.fit))
+
+    def _scale(self, size: tuple[int, int]) -> float:
+        return min(scales(size, self.image_size, self.fit))
+
+    def points(self, segment: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """On the trace; a lead that is drawn twice, as a rhythm strip too, stands in both places."""
+        geometry = self._geometry(np.shape(segment)[-1], rate)
+        found = []
+        for panel in geometry.panels:
+            lead, samples = LEADS.index(panel.lead), np.arange(panel.start, panel.stop)
+            values = np.asarray(segment, np.float64)[lead, samples]
+            drawn = np.isfinite(values)
+            samples, values = samples[drawn], values[drawn]
+            at = signal_to_pixel(geometry, panel, samples, values)  # type: ignore[arg-type]
+            found.append((np.full(len(samples), lead), samples, *map(np.asarray, at)))
+        leads, numbers, x, y = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return leads, numbers, *fitted_point(x, y, (geometry.height, geometry.width), self.image_size, self.fit)

@@ -33,11 +33,11 @@ class PictureRepresentation(Representation):
     leads: ClassVar[tuple[str, ...]] = LEADS
     rate: ClassVar[int | None] = None
 
-    num_tokens: int = 49
+    num_tokens: int | None = 49
     image_size: tuple[int, int] = (224, 224)
 
     def __post_init__(self) -> None:
-        if self.num_tokens < 1:
+        if self.num_tokens is not None and self.num_tokens < 1:
             raise EcglmError(f"num_tokens: must be at least 1, not {self.num_tokens}")
         if len(self.image_size) != 2 or min(self.image_size) < len(LEADS):
             raise EcglmError(f"image_size: (height, width) of {len(LEADS)} pixels or more, not {self.image_size}")
@@ -62,6 +62,7 @@ class PictureRepresentation(Representation):
         return self._input(self.picture(segment, rate))
 
     def _input(self, picture: np.ndarray) -> EcgInput:
+        assert self.num_tokens is not None
         return EcgInput(np.zeros(self.num_tokens, np.int64), np.ascontiguousarray(picture.transpose(2, 0, 1)))
 
     def config(self) -> dict[str, Any]:
@@ -75,6 +76,14 @@ class PictureRepresentation(Representation):
     ) -> PictureRepresentation:
         """Rebuild from ``config()``; ConfigError for an unknown key or a wrong type."""
         return from_dict(cls, {k: v for k, v in config.items() if k != "name"}, f"representation '{cls.name}'")
+
+
+def check_picture(picture: np.ndarray) -> np.ndarray:
+    """A picture as it is; EcglmError unless it is uint8 ``(height, width, 3)`` with pixels in it."""
+    found = np.asarray(picture)
+    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3 or 0 in found.shape:
+        raise EcglmError(f"a picture is uint8 (height, width, 3) RGB, found {found.dtype} {found.shape}")
+    return found
 
 
 def encoder_fit(name: str, num_tokens: int | None, context: BuildContext) -> dict[str, Any]:

@@ -12,6 +12,12 @@ from tyro.conf import Positional, UseAppendAction
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.verbs.common import say, tell
 
+#: What makes fewer tokens of an ECG, of the representations whose number is not an option.
+_FEWER = {
+    "symbols": "symbols.max_ecg_tokens, symbols.rate or its number of leads",
+    "anyres": "the tiles of anyres.grids, or the size of the pictures",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TrainOptions:
@@ -106,35 +112,47 @@ def validate(args: list[str]) -> None:
     from ecglm.conversations.table import read_conversations
     from ecglm.models.towers import known_name
     from ecglm.prompts.data import EcgSource
+    from ecglm.prompts.pictures import PictureFiles, picture_id
     from ecglm.store.reader import SegmentStore
     from ecglm.training.run import representation_of
 
     stores = [SegmentStore(s) for s in recipe.data.stores]
     rows = [c for f in recipe.data.files for c in read_conversations(f, task=recipe.data.tasks or None)]
-    held = {r for s in stores for r in s.records()}
+    held, images = {r for s in stores for r in s.records()}, recipe.data.images
+    pictures = PictureFiles(images)
+
+    def there(row: Any) -> bool:
+        picture = picture_id(row) if images else None
+        return all(e in held for e in row.ecgs) if picture is None else pictures.holds(picture)
+
+    lacking = "ECGs that no store holds" + (", or picture files that no folder holds" if images else "")
     for split in ("train", "val", "test"):
         found = [c for c in rows if c.split == split]
-        missing = sum(any(e not in held for e in c.ecgs) for c in found)
-        say(f"{split}: {len(found)} questions" + (f", {missing} on ECGs that no store holds" if missing else ""))
+        missing = sum(not there(c) for c in found)
+        say(f"{split}: {len(found)} questions" + (f", {missing} on {lacking}" if missing else ""))
         if split != "test" and len(found) == missing:
             tasks = f" of the tasks {', '.join(recipe.data.tasks)}" if recipe.data.tasks else ""
             raise EcglmError(f"data: no question{tasks} in split '{split}' on an ECG of these stores; name others")
-    usable = [c for c in rows if c.split == "train" and c.ecgs and all(e in held for e in c.ecgs)]
+    usable = [c for c in rows if c.split == "train" and c.ecgs and there(c)]
     representation = representation_of(recipe, stores, usable)
     if representation.input_shape is not None:
         shape = " x ".join(map(str, representation.input_shape))
-        say(f"encoder {known_name(recipe.model)} reads {shape} of each ECG")
+        each = "each tile of an ECG" if getattr(representation, "tiled", False) else "each ECG"
+        say(f"encoder {known_name(recipe.model)} reads {shape} of {each}")
     if usable:
-        shown = EcgSource(stores, representation).encode(usable[0].ecgs[0])
+        ecgs = EcgSource(stores, representation, images)
+        first = ecgs.shown(usable[0])[0]
+        shown = ecgs.encode(first)
         words = f" and {len(shown.text.split())} words" if shown.text else ""
-        say(f"{usable[0].ecgs[0]} takes {len(shown.token_ids)} ECG tokens{words}")
-        if recipe.representation == "symbols":
-            check_room(recipe, len(shown.token_ids), "symbols.max_ecg_tokens, symbols.rate or its number of leads")
-        from ecglm.training.memory_recipe import memory_lines
+        tiles = 1 if shown.tiles is None or shown.tensor is None else len(shown.tensor)
+        say(f"{first} takes {len(shown.token_ids)} ECG tokens{words}" + (f", {tiles} tiles" if tiles > 1 else ""))
+        check_room(recipe, len(shown.token_ids), _FEWER.get(recipe.representation, "the tokens of an ECG"))
+        from ecglm.training.memory_recipe import learning_line, memory_lines
 
-        train = [c for c in usable if c.split == "train"]
-        tell(memory_lines(recipe, train, representation, len(shown.token_ids)))
-    say(f"{recipe.name}: {recipe.shown}, {recipe.model.llm}, {recipe.train.length}: valid")
+        say(learning_line(recipe, representation))
+        tell(memory_lines(recipe, usable, representation, len(shown.token_ids), tiles))
+    named = recipe.model.start_from or recipe.model.llm
+    say(f"{recipe.name}: {recipe.shown}, {named}, {recipe.train.length}: valid")
 
 
 for _function in (train_, validate):
@@ -151,12 +169,13 @@ def ask(
     dataset: str | None = None,
     max_new_tokens: int = 128,
 ) -> None:
-    """Ask a trained model about a recording. For research only.
+    """Ask a trained model about an ECG. For research only.
 
     Args:
         question: what to ask.
         model: checkpoint folder or hub id.
-        ecg: recording (WFDB, .mat, .npy, .npz, .csv, .h5); give it several times for questions that compare.
+        ecg: recording (WFDB, .mat, .npy, .npz, .csv, .h5), or, for a model of pictures, also a picture of one (.png,
+            .jpg, .webp, .bmp, .gif, .tiff); give it several times for questions that compare.
         rate: samples per second, for files that do not say.
         leads: names of the rows, I,II,III,…, or "standard", for files that do not say.
         units: of the samples, for files that do not say.
@@ -165,10 +184,14 @@ def ask(
     """
     from ecglm.models.assistant import load
     from ecglm.records.formats import read
+    from ecglm.records.picture_files import is_picture, read_picture
 
     if max_new_tokens < 1:
         raise EcglmError(f"max_new_tokens must be 1 or more, found {max_new_tokens}")
     if not ecg:
         raise EcglmError("no recording; say which with --ecg FILE")
-    records = [read(file, rate=rate, leads=leads, units=units, dataset=dataset) for file in ecg]
-    say(load(model).ask(records, question, max_new_tokens=max_new_tokens))
+    shown = [
+        read_picture(file) if is_picture(file) else read(file, rate=rate, leads=leads, units=units, dataset=dataset)
+        for file in ecg
+    ]
+    say(load(model).ask(shown, question, max_new_tokens=max_new_tokens))

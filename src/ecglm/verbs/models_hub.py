@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -10,18 +11,27 @@ from ecglm.errors import EcglmError
 from ecglm.verbs.common import say
 
 
-def export_(model: str, out: Path, overwrite: bool = False) -> None:
-    """Write a model that reads ECG symbols as an ordinary one: transformers alone loads it.
+def export_(
+    model: str, out: Path, format: Literal["transformers", "llava"] = "transformers", overwrite: bool = False
+) -> None:
+    """Write a model as others read it: one of ECG symbols for transformers alone, one of tiles as LLaVA-1.6.
 
     Args:
         model: run or checkpoint folder, or hub id.
         out: the folder to make.
+        format: transformers, for a model that reads ECG symbols, or llava, for one that reads tiles (anyres), as PULSE.
         overwrite: replace a folder made of another model.
     """
     from ecglm.models.card import checkpoint_of
-    from ecglm.models.export import export
 
     source = checkpoint_of(model) if Path(model).is_dir() else model
+    if format == "llava":
+        from ecglm.models.pulse_export import export_llava
+
+        say(f"model: {export_llava(source, out, overwrite=overwrite)}")
+        return
+    from ecglm.models.export import export
+
     say(f"model: {export(source, out, overwrite=overwrite)}")
 
 

@@ -43,4 +43,20 @@ def ls(kind: Positional[str | None] = None) -> None:
     for each in kinds:
         if each not in registry.HOMES:
             registry.get(each, "")
-        say(f"{each}: {', '.join(registry.names(each))}")
+        if kind == "metrics":
+            _list_metrics()
+        else:
+            say(f"{each}: {', '.join(registry.names(each))}")
+
+
+def _list_metrics() -> None:
+    """A line for every metric: range, direction, what it is."""
+    known = {name: registry.get("metrics", name) for name in registry.names("metrics")}
+    width = max(map(len, known))
+    for name, metric in known.items():
+        low, high = (f"{end:g}" for end in metric.span)
+        unit = f" {metric.unit}" if metric.unit else ""
+        better = "higher" if metric.higher_is_better else "lower"
+        span = f"{low} to {high}{unit}"
+        about = metric.about[:1].upper() + metric.about[1:].rstrip(".")
+        say(f"{name:{width}}  {span:20}  {better:6}  {about}")
