@@ -40,7 +40,7 @@ def llava_tokenizer(folder: Path, added: tuple[str, ...], num_rows: int) -> Any:
             tokenizer: Any = _frozen(AutoTokenizer.from_pretrained(temporary))
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            mend = "" if (folder / "tokenizer.json").is_file() else "; tokenizer.model needs: pip install sentencepiece"
+            mend = "" if (folder / "tokenizer.json").is_file() else "; tokenizer.model needs: pip install ecglm[pulse]"
             raise ConfigError(f"{folder}: its tokenizer cannot be read ({said}){mend}") from error
     if len(tokenizer) > num_rows:
         raise EcglmError(

@@ -1,4 +1,4 @@
-"""``ecglm ecgbench predict``: rows in ECGBench's form, taken up after a kill, the same bytes however they were made."""
+"""``ecglm ecgbench predict`` (ecgbench/predict.py): rows in ECGBench's form, the same bytes however they were made."""
 
 from __future__ import annotations
 
