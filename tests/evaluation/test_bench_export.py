@@ -109,6 +109,18 @@ def test_files_of_ecg_bench_itself_are_read(tmp_path):
     assert found[""]["ACC"]["high"] == pytest.approx(0.7 + half, abs=1e-4)
 
 
+def test_folders_of_result_files_are_rows_of_their_own_metric_by_metric(tmp_path):
+    for folder, accuracy in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
+        (tmp_path / folder).mkdir()
+        value = {"ACC": {"raw_values": [accuracy, accuracy]}, "BLEU": {"raw_values": [0.5, []]}}
+        (tmp_path / folder / "statistical_results_None_False_None.json").write_text(json.dumps(value))
+    a, b, c = (tmp_path / folder for folder in "abc")
+    rows = compare(parse_entrants([f"x={a},{b}", f"y={c}"])).rows
+    names = [f"x ({a})", f"x ({b})", "y"]
+    assert [(row["metric"], row["model"]) for row in rows] == [(m, n) for m in ("ACC", "BLEU") for n in names]
+    assert [row["value"] for row in rows] == [0.1, 0.2, 0.3, None, None, None]  # no score is made of an empty list
+
+
 def test_a_folder_with_our_predictions_is_ours(predictions, tmp_path):
     export_bench(predictions, predictions)
     export_bench(predictions, tmp_path / "bench")

@@ -109,6 +109,13 @@ def test_a_gap_that_includes_zero_is_flagged_in_words_and_by_a_mark(make_row, wr
     assert "does not show that the ECG is read" in text
 
 
+def test_one_patient_gives_no_interval_and_so_no_verdict(make_row, write):
+    folder = write("m", answers(make_row, hits(9, 10), {"blank": hits(1, 10)}, patients=["p"] * 10))
+    row = by_model(compare(parse_entrants([str(folder)]), num_resamples=20))["m"]
+    assert (row["gap"], row["gap_low"], row["low"], row["flag"]) == (0.8, None, None, "no interval")
+    assert row["detectable_gap"] is None  # one patient could show nothing, not everything
+
+
 def test_perturbations_are_no_controls(make_row, write):
     folder = write("m", answers(make_row, hits(9, 10), {"lead_mask": hits(8, 10), "perturb-noise": hits(8, 10)}))
     assert by_model(compare(parse_entrants([str(folder)]), num_resamples=20))["m"]["flag"] == "no controls"
@@ -140,7 +147,22 @@ def test_training_and_decoding_seeds_stand_apart_and_are_not_merged(make_row, wr
     assert (drawn_row["training_seeds"], drawn_row["decoding_seeds"]) == (1, 3)
     assert drawn_row["decoding_sd"] == pytest.approx(0.1) and drawn_row["training_sd"] is None
     assert drawn_row["difference"] == pytest.approx(-0.1)
+    notes = compare(entrants, num_resamples=20).notes
+    assert "p is approximate between models of different numbers of seeds (trained 2, drawn 3)" in notes
+    alike = parse_entrants([str(folder) for folder in folders])
+    assert not any("approximate" in note for note in compare(alike, num_resamples=20).notes)
     assert trained["gap"] == pytest.approx(0.7 - 0.25)
+
+
+def test_folders_of_one_model_that_differ_in_controls_or_decoding_seeds_are_noted(make_row, write):
+    rows = answers(make_row, hits(9, 12), {"blank": hits(2, 12), "swap": hits(3, 12)})
+    once = write("once", [row for row in rows if row["control"] != "swap"])
+    twice = write("twice", [{**row, "seed": seed} for seed in (0, 1) for row in rows])
+    found = compare(parse_entrants([f"m={once},{twice}"]), num_resamples=20)
+    assert "m: swap left out, since not all of its folders have it" in found.notes
+    assert "m: its folders have different numbers of decoding seeds: [1, 2]" in found.notes
+    assert found.rows[0]["gap_control"] == "blank" and found.rows[0]["decoding_seeds"] is None
+    assert " each" not in as_text(found)
 
 
 def test_the_same_answers_in_several_folders_change_nothing(make_row, write):
@@ -177,6 +199,10 @@ def test_a_metric_where_less_is_better_is_turned(make_row, write):
     folders = [write("a", rows(4)), write("b", rows(1))]
     found = by_model(compare(parse_entrants([str(f) for f in folders]), metrics=("rate_mae",), num_resamples=20))
     assert found["b"]["value"] == 1 and found["b"]["difference"] == 3 and found["b"]["gap"] == 19
+    told = as_text(compare(parse_entrants([str(folders[0])]), metrics=("rate_mae",), num_resamples=20))
+    assert "rate_mae: less is better" in told
+    plain = as_text(compare(parse_entrants([str(folders[0])]), num_resamples=20))
+    assert "less is better" not in plain
 
 
 def test_what_is_not_the_same_is_refused_in_one_line(make_row, write):
@@ -224,6 +250,16 @@ def test_other_mistakes(make_row, write, tmp_path):
         compare(entrants, metrics=("bleu",))
     with pytest.raises(EcglmError, match="no such predictions"):
         compare(parse_entrants([str(tmp_path / "gone")]))
+    for number, seed in ((0, 0), (20, -1)):
+        with pytest.raises(EcglmError, match="num_resamples must be 1 or more and seed 0 or more"):
+            compare(entrants, num_resamples=number, seed=seed)
+    for file, key in (("scores.json", "'format' is not 'ecglm-scores'"), ("manifest.json", "must be objects")):
+        kept = (folder / file).read_text()
+        for content in ("[1]", '{"settings": 3, "inputs": "x"}'):
+            (folder / file).write_text(content)
+            with pytest.raises(EcglmError, match=key):
+                compare(entrants)
+        (folder / file).write_text(kept)
     (folder / "predictions.jsonl").write_text((folder / "predictions.jsonl").read_text().replace('"no"', '"nay"'))
     with pytest.raises(EcglmError, match="has changed since it was scored"):
         compare(entrants)
@@ -285,6 +321,12 @@ def test_latex_is_escaped_and_has_booktabs(attacked):
     for line in body.splitlines():
         if line.endswith(" \\\\"):
             assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1
+
+
+def test_no_cell_that_opens_a_latex_row_is_read_as_an_option_of_the_break(make_row, write):
+    rows = [r for t in ("*a|b", "[1cm] b") for r in answers(make_row, hits(9, 12), {"blank": hits(2, 12)}, task=t)]
+    text = as_latex(compare(parse_entrants([str(write("m", rows))]), num_resamples=20))
+    assert "\n{}*a\\textbar{}b &" in text and "\n{}[1cm] b &" in text
 
 
 def test_html_is_escaped_and_runs_nothing(attacked):

@@ -273,3 +273,67 @@ def test_the_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with LlmServer("hi") as server:
         assert endpoint(server, max_retries=0).chat(talk(), max_tokens=7).text == "hi"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a..b/v1", "https://xn--.example/v1", "https://judge.example/v1\n", f"https://{'a' * 70}.de"]
+)
+def test_addresses_that_no_name_service_takes_are_one_line(url):
+    with pytest.raises(EcglmError, match="cannot be read"):
+        Endpoint(url, "judge")
+
+
+@pytest.mark.parametrize("options", [{"timeout": float("nan")}, {"timeout": float("inf")}, {"model": "a\udcff"}])
+def test_settings_without_sense(options):
+    with pytest.raises(ConfigError):
+        Endpoint(**{"base_url": "https://judge.example/v1", "model": "judge", **options})
+
+
+@pytest.mark.parametrize("location", ["https://[bad/", f"https://{KEY}.example/", f"https://[{KEY}]/", ""])
+def test_a_redirect_to_nowhere_is_one_line_without_the_key(location):
+    with LlmServer(Status(302, headers={"Location": location})) as server, pytest.raises(EcglmError) as error:
+        endpoint(server, max_retries=0).chat(talk(), max_tokens=7)
+    assert "\n" not in str(error.value) and KEY not in str(error.value).casefold()
+
+
+@pytest.mark.parametrize("before", range(180, 201, 4))
+def test_a_key_at_the_edge_of_an_excerpt_shows_no_part_of_itself(before):
+    text = "x" * before + KEY
+    with LlmServer(lambda body, turn: Raw(text.encode()) if turn == 0 else Status(500, text)) as server:
+        one = endpoint(server, max_retries=0)
+        for _ in range(2):
+            with pytest.raises(ChatError) as error:
+                one.chat(talk(), max_tokens=7)
+            assert KEY[:4] not in str(error.value)
+
+
+def test_half_a_character_in_an_answer_can_be_written():
+    with LlmServer("a\ud83db") as server:
+        assert endpoint(server).chat(talk(), max_tokens=7).text == "a?b"
+
+
+def test_usage_beyond_belief_is_none():
+    body = b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1' + b"0" * 400 + b"}}"
+    with LlmServer([Raw(body)]) as server:
+        assert endpoint(server).chat(talk(), max_tokens=7).usage == {}
+
+
+@pytest.mark.parametrize(
+    "trouble", [Status(429, headers={"Retry-After": "86400"}), Status(502), Raw(b"<html>welcome</html>")]
+)
+def test_a_server_that_answers_nobody_is_given_up(trouble):
+    with LlmServer([trouble]) as server, pytest.raises(EcglmError, match=r"2\d items in a row were not answered \("):
+        endpoint(server, max_retries=0).chat_many([talk(str(i)) for i in range(400)], max_tokens=7)
+    assert len(server.requests) < 40
+
+
+def test_every_answer_on_its_way_is_handed_over_also_where_one_cannot_be():
+    taken = []
+
+    def full_disk(position, outcome):
+        taken.append(position)
+        raise EcglmError("no space")
+
+    with LlmServer(lambda body, turn: Delay(0.3, "x")) as server, pytest.raises(EcglmError, match="no space"):
+        endpoint(server, concurrency=4).chat_many([talk(str(i)) for i in range(9)], max_tokens=7, on_done=full_disk)
+    assert len(taken) == server.paid == 4

@@ -115,3 +115,8 @@ def test_as_a_judge_that_writes_no_json_it_is_no_result(folder, tmp_path):
             items, rubric, model, tmp_path / "o", cache=tmp_path / "c", asking=Asking(max_tokens=4), say=lambda _: None
         )
     assert len(list((tmp_path / "o" / "items").iterdir())) == 2
+
+
+def test_a_batch_holds_at_least_one_chat():
+    with pytest.raises(ConfigError, match="1 or more"):
+        LocalLlm("some/model", batch_size=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -11,7 +12,7 @@ import pytest
 from ecglm.errors import EcglmError
 from ecglm.evaluation.cards import make_cards
 from ecglm.evaluation.report import write_report
-from ecglm.evaluation.report_parts import verdict
+from ecglm.evaluation.report_parts import seeds_table, verdict
 from ecglm.evaluation.score import score
 from ecglm.evaluation.tables import Run
 
@@ -196,3 +197,9 @@ def test_decoding_seeds_stand_in_a_table_of_their_own(tmp_path, make_run, runs):
     for value in (seeds["mean"], *seeds["values"].values()):
         assert f"{value:.2f}" in section
     assert f"{seeds['sd']:.3f}" in section and "nothing about other patients" in section
+    drawn = [{**row, "control": c} for row in rows if row["control"] == "real" for c in ("real", "blank", "lead_mask")]
+    again = [Run("m", json.loads(json.dumps(score(drawn, num_resamples=20), sort_keys=True)), {}, drawn)]  # as on disk
+    shown = re.findall(r"<td>rhythm</td><td>(.*?)</td>", seeds_table(again))
+    assert shown == ["the patient&#x27;s ECG", "blank", "half of the leads blank"]
+    asked = page[page.index("<h2>What was asked</h2>") : page.index("<h2>Scores,")]
+    assert re.findall(r'<td class="num">(\d+)</td>', asked)[0] == str(len(by_id))  # questions, not draws

@@ -144,6 +144,7 @@ def test_the_detectable_gap_is_2_8_standard_errors():
     expected = (1.959964 + 0.841621) * differences.std() / np.sqrt(200)
     assert detectable_gap(spread) == pytest.approx(expected, rel=0.05)
     assert detectable_gap(np.zeros(10)) is None
+    assert detectable_gap(0.425 + np.array([0.0, 5.6e-17] * 50)) is None  # rounding is no spread
     assert detectable_gap(np.array([np.nan, 0.1])) is None
 
 

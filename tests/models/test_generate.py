@@ -231,3 +231,13 @@ def test_models_without_keys_and_values_answer_by_the_library(world, signal_run)
 def test_no_examples_no_answers(world, signal_run) -> None:
     bundle = from_pretrained(signal_run / "best")
     assert generate(bundle.elm, bundle.prompter, []) == []
+
+
+def test_logits_that_are_no_numbers_are_an_error_not_an_answer(world, signal_run) -> None:
+    bundle = from_pretrained(signal_run / "best")
+    with torch.no_grad():
+        next(bundle.elm.encoder.parameters()).fill_(float("nan"))
+    examples = prompts(bundle, world)[:3]
+    for sampling in (None, Sampling()):
+        with pytest.raises(EcglmError, match=r"^0: the model answers with no numbers \(NaN\)"):
+            generate(bundle.elm, bundle.prompter, examples, max_new_tokens=4, sampling=sampling)

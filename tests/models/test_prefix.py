@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformers import (
 from ecglm.models.checkpoint import Bundle, ModelConfig, TinyConfig, create, from_pretrained
 from ecglm.models.elm import Elm
 from ecglm.models.generate import Memory, generate
-from ecglm.models.prefix import plan, read_prompts, window_of
+from ecglm.models.prefix import _Layer, plan, read_prompts, window_of
 from ecglm.prompts.data import EcgSource
 from ecglm.representations.anyres import AnyresRepresentation
 from ecglm.store.reader import SegmentStore
@@ -261,3 +262,28 @@ def test_pictures_of_several_tiles_and_sizes_share_their_beginnings(merge: str) 
     found = generate(bundle.elm, bundle.prompter, examples, max_new_tokens=8)
     alone = [generate(bundle.elm, bundle.prompter, [e], max_new_tokens=8, share=False)[0] for e in examples]
     assert found == alone and len({a["text"] for a in found}) > 3
+
+
+def test_keys_and_values_grow_in_their_room_and_copies_keep_theirs() -> None:
+    """Against plain concatenation, over several rooms, with rows that leave and two that go on from one beginning."""
+    drawn = torch.Generator().manual_seed(0)
+
+    def some(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, 2, columns, 4, generator=drawn)
+
+    layer, wanted = _Layer(), some(3, 5)
+    layer.update(wanted, -wanted)
+    kept, before = copy.copy(layer), wanted
+    for rows in ([0, 1, 2], [2, 0, 0]):
+        layer = copy.copy(layer)
+        layer.batch_select_indices(torch.tensor(rows))
+        wanted = wanted[rows]
+        for _ in range(40):
+            new = some(3, 1)
+            wanted = torch.cat([wanted, new], dim=2)
+            keys, values = layer.update(new, -new)
+            assert torch.equal(keys, wanted) and torch.equal(values, -wanted)
+    branch, new = copy.copy(layer), some(3, 1)
+    layer.update(some(3, 1), some(3, 1))
+    assert torch.equal(branch.update(new, new)[0], torch.cat([wanted, new], dim=2))
+    assert torch.equal(kept.keys, before) and layer.get_seq_length() == 86

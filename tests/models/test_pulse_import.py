@@ -361,6 +361,11 @@ def test_p16_what_it_is_says_the_config_and_not_the_folders_name(tmp_path: Path)
         ({"mm_vision_select_feature": "cls_patch"}, "mm_vision_select_feature"),
         ({"image_grid_pinpoints": "(1x1),(2x2)"}, "image_grid_pinpoints"),
         ({"image_grid_pinpoints": [[30, 56]]}, "no multiple"),
+        ({"image_grid_pinpoints": [28, 56]}, "must be a list of .width, height., found .28, 56."),
+        ({"image_grid_pinpoints": "[(28, 56)"}, "must be a list of .width, height."),
+        ({"image_grid_pinpoints": "(1x1),...,(99x99)"}, "fewer than 64 tiles"),
+        ({"hidden_size": -4}, "hidden_size is -4"),
+        ({"image_grid_pinpoints": [[float("inf"), 28]]}, "config.json"),
         ({"mm_vision_tower": None}, "--vision"),
         ({"mm_vision_tower": "/nowhere/clip"}, "no folder /nowhere/clip"),
         ({"mm_vision_select_layer": -9}, "layer -9"),
@@ -373,6 +378,55 @@ def test_configurations_that_cannot_be_imported(tmp_path: Path, changes: dict, s
     with pytest.raises(EcglmError, match=said) as caught:
         import_pulse(tmp_path / "in", tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "grids"),
+    [
+        ("[[28, 56], [84, 28]]", ((1, 2), (3, 1))),
+        ("[(28, 56), (84, 28),]", ((1, 2), (3, 1))),
+        ("((28, 56),)", ((1, 2),)),
+        ("(1x1),...,(2x3)", ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3))),
+        ([[28, 28]], ((1, 1),)),
+        ("", ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))),
+    ],
+)
+def test_grids_may_be_written_as_a_text(tmp_path: Path, told: Any, grids: tuple[tuple[int, int], ...]) -> None:
+    write_llava(tmp_path / "in", image_grid_pinpoints=told)
+    assert read_llava(tmp_path / "in").grids((TILE, TILE)) == grids
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"xx", lambda b: b[:3000]])
+def test_a_damaged_tokenizer_is_told(tmp_path: Path, damage: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """The library makes a tokenizer of three tokens of some of these, and says nothing."""
+    write_llava(tmp_path / "in")
+    file = tmp_path / "in" / "tokenizer.model"
+    file.write_bytes(damage(file.read_bytes()))
+    capfd.readouterr()
+    with pytest.raises(ConfigError, match=r"its tokenizer .*; fetch it again|damaged, fetch it again") as caught:
+        import_pulse(tmp_path / "in", tmp_path / "out")
+    assert "\n" not in str(caught.value) and "SentencePiece" not in capfd.readouterr().err
+
+
+def test_a_clip_that_was_released_as_bin_is_read_too(tmp_path: Path) -> None:
+    """As OpenAI's: one pytorch_model.bin with the text tower beside the other; what could run code is refused."""
+    write_llava(tmp_path / "in", vision=False)
+    out, _ = import_pulse(tmp_path / "in", tmp_path / "out")
+    clip = tmp_path / "in" / "clip"
+    plain = load_file(clip / "model.safetensors")
+    (clip / "model.safetensors").unlink()
+    state = {f"vision_model.{k.removeprefix('vision_model.')}": v for k, v in plain.items()}
+    beside = {"text_model.final_layer_norm.bias": torch.ones(3), "logit_scale": torch.tensor(3.0)}
+    torch.save(state | beside, clip / "pytorch_model.bin")
+    again, _ = import_pulse(tmp_path / "in", tmp_path / "again")
+    assert (again / "ecg.safetensors").read_bytes() == (out / "ecg.safetensors").read_bytes()
+    state.pop("vision_model.embeddings.class_embedding")
+    torch.save(state, clip / "pytorch_model.bin")
+    with pytest.raises(EcglmError, match=r"1 missing \(embeddings.class_embedding\)"):
+        import_pulse(tmp_path / "in", tmp_path / "third")
+    torch.save({"a": Path("x")}, clip / "pytorch_model.bin")
+    with pytest.raises(UnsafeInputError, match="run code"):
+        import_pulse(tmp_path / "in", tmp_path / "third")
 
 
 def rewritten(folder: Path, change: Any, form: str = "safetensors") -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -40,6 +41,24 @@ def test_mistakes_are_one_line(predictions: Path, world, signal_run: Path, tmp_p
     assert "no such predictions" in ecglm("compare", tmp_path / "nothing").error
     (tmp_path / "empty").mkdir()
     assert "not scored yet; run ecglm score" in ecglm("compare", tmp_path / "empty").error
+    (tmp_path / "empty" / "scores.json").write_text("[1]")
+    for verb in (("compare",), ("report", "--out", tmp_path / "r.html")):
+        assert "'format' is not 'ecglm-scores'" in ecglm(verb[0], tmp_path / "empty", *verb[1:]).error
+    assert "seed must be 0 or more" in ecglm("score", predictions, "--seed", -1).error
+
+
+def test_what_is_told_beside_a_comparison_is_of_its_tasks_and_a_changed_file_is_not_reported(
+    predictions: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copytree(predictions, copy)
+    done("score", copy, "--num-resamples", 20)
+    table = tmp_path / "t.csv"
+    said = done("compare", copy, "--task", "axis", "--num-resamples", 20, "--out", table)
+    assert "axis" in said.split("Robustness: ")[1] and "rhythm" not in said.split("Robustness: ")[1].split("warning")[0]
+    with (copy / "predictions.jsonl").open("a") as file:
+        file.write("\n")
+    assert "has changed since it was scored" in ecglm("report", copy, "--out", tmp_path / "r.html").error
 
 
 def test_compare_writes_every_form_and_reads_what_score_exports(predictions: Path, world, tmp_path: Path) -> None:

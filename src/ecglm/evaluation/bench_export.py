@@ -95,12 +95,12 @@ def _number(file: Path, name: str, value: Any) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _raw_values(file: Path, data: Any) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+def _raw_values(file: Path, data: Any) -> dict[str, list[float | None]]:
+    found: dict[str, list[float | None]] = {}
 
     def visit(name: str, value: Any) -> None:
         if isinstance(value, dict) and isinstance(value.get("raw_values"), list):
-            found[name] = [float(_number(file, name, v) or 0.0) for v in value["raw_values"]]
+            found[name] = [_number(file, name, v) for v in value["raw_values"]]
         elif isinstance(value, dict):
             for part, inner in value.items():
                 visit(f"{name} {part}".strip(), inner)
@@ -117,8 +117,8 @@ def export_bench(
     """Write predictions as ECG-Bench's result files: one per condition and decoding seed, one summary per condition.
 
     Returns (files written, metrics left out with the reason). bertscore: the model BERTScore is computed with; without,
-    it is left out. The condition stands in the name, ``None`` for the true
-    ECG. Failed and empty answers stay in and score 0 (ECG-Bench drops them); ACC is exact match of stripped strings.
+    it is left out. The condition stands in the name, ``None`` for the true ECG. Failed and empty answers stay in and
+    score 0 (ECG-Bench drops them); ACC is exact match of stripped strings.
     Raises EcglmError for a folder that holds other result files of the same names.
     """
     tables = by_control(read_predictions(predictions), str(predictions))

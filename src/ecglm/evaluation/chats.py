@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,7 @@ from ecglm.errors import EcglmError
 Messages = Sequence[Mapping[str, Any]]
 #: After so many items in a row that nobody answered, nothing more is asked.
 _GIVE_UP = 20
-_UNREACHED = ("timeout", "connection_lost")
+_UNREACHED = ("timeout", "connection_lost", "rate_limited", "server_error", "bad_reply")
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,13 @@ def ask_all(
     concurrency: int,
     on_done: OnDone | None = None,
     stopped: threading.Event | None = None,
+    abandon: Callable[[], None] | None = None,
 ) -> list[Outcome]:
-    """``ask`` of each chat, ``concurrency`` at a time; see ``Endpoint.chat_many``."""
+    """``ask`` of each chat, ``concurrency`` at a time; see ``Endpoint.chat_many``.
+
+    After an error or Ctrl-C, answers on their way are waited for; ``abandon`` is called when a second Ctrl-C ends that
+    wait, and must end every ``ask`` at once.
+    """
     results: list[Outcome] = [None] * len(talks)
     waiting: dict[Future[ChatReply], int] = {}
     unreached, following, enough = 0, 0, False
@@ -82,12 +89,28 @@ def ask_all(
                 for future in sorted(done, key=lambda f: waiting[f]):
                     enough = take(future) or enough
                 if unreached >= _GIVE_UP:
-                    raise EcglmError(f"{unreached} items in a row were not answered; run the same command again later")
+                    last = next(r for r in reversed(results) if isinstance(r, ChatError))
+                    raise EcglmError(
+                        f"{unreached} items in a row were not answered ({last}); run the same command again later"
+                    )
             ended = True
+        except KeyboardInterrupt:
+            if waiting:
+                told = (
+                    f"waiting for {len(waiting)} answers on their way, which may be paid for; Ctrl-C again drops them"
+                )
+                print(told, file=sys.stderr)
+            raise
         finally:
             if not ended and stopped is not None:
                 stopped.set()  # whoever waits for another try gives up
-            for future in list(waiting):  # what is on its way is paid for, also after an error or Ctrl-C
-                if future.exception() is None:
-                    take(future)
+            try:
+                wait(waiting)  # what is on its way is paid for, also after an error or Ctrl-C
+            finally:
+                if abandon is not None and not all(future.done() for future in waiting):
+                    abandon()
+                with ExitStack() as each:  # all are handed over, also where one cannot be
+                    for future in waiting:
+                        if future.done() and future.exception() is None:
+                            each.callback(take, future)
     return results

@@ -24,7 +24,8 @@ from ecglm.evaluation.statistics import FEW_PATIENTS, clean, interval
 from ecglm.evaluation.task_rows import Chosen, gap_to_best, metrics_of
 
 #: What a row says of its gap; all but the first are marked in tables.
-READS, UNSHOWN, WORSE, NO_GAP = "above its controls", "gap includes zero", "below a control", "no controls"
+READS, UNSHOWN, WORSE = "above its controls", "gap includes zero", "below a control"
+NO_INTERVAL, NO_GAP = "no interval", "no controls"
 #: The fields of a row, in the order of the CSV columns.
 FIELDS = (
     *("task", "metric", "model", "gap", "gap_low", "gap_high", "gap_control", "flag", "detectable_gap"),
@@ -64,8 +65,7 @@ def compare(
     the row's model is better, with the p of a permutation test over patients and Holm's p over the tasks of that model
     and metric. Seeds stand in columns of their own. metrics: names, default each task's main metric. shared: compare
     the questions that all were asked where they differ (default: that is refused). stores, bertscore: what some metrics
-    need, as for ``score``. Folders of ECG-Bench's own result
-    files become rows of seeds alone.
+    need, as for ``score``. Folders of ECG-Bench's own result files become rows of seeds alone.
 
     Raises EcglmError for what cannot be compared (``compare_load.check_alike``), unknown names, nothing to compare.
     """
@@ -73,6 +73,8 @@ def compare(
     ours = [e for e in entrants if e not in bench]
     if against is not None and against not in {e.name for e in ours}:
         raise EcglmError(f"--against '{against}'{nearest(against, [e.name for e in ours])}: no such model among them")
+    if num_resamples < 1 or seed < 0:
+        raise EcglmError(f"num_resamples must be 1 or more and seed 0 or more, found {num_resamples} and {seed}")
     for name in metrics:
         registry.get("metrics", name)
     rows: list[dict[str, Any]] = []
@@ -88,8 +90,8 @@ def compare(
             why = "; ".join(note for note in notes if "cannot be computed" in note)
             raise EcglmError(why or f"--metric {', '.join(metrics)} is meant for none of the questions here")
         _correct(rows)
+    rows += sorted((row for e in bench for row in _bench_rows(e)), key=lambda row: row["metric"])
     for entrant in bench:
-        rows += _bench_rows(entrant)
         notes.append(f"{entrant.name}: ECG-Bench's result files hold no patients: seeds alone, no test, no controls")
     return Comparison(rows, list(dict.fromkeys(notes)), base if len(ours) > 1 else "")
 
@@ -144,8 +146,20 @@ class _Task:
         """The rows of the task, metric by metric; notes are added to."""
         main = main_metric(list(self.questions.asked.values()))
         chosen = [entry for entry in metrics_of(self.questions) if entry[0] in (metrics or (main,))]
-        if self.questions.num_patients < FEW_PATIENTS:
+        if self.questions.num_patients == 1:
+            notes.append(f"{self.task}: one patient only, no interval can be given")
+        elif self.questions.num_patients < FEW_PATIENTS:
             notes.append(f"{self.task}: only {self.questions.num_patients} patients, intervals are too narrow to trust")
+        for name, group in self.loaded.items():
+            alone = {c for one in group for c in one.conditions}.difference(conditions_of(group))
+            if alone:
+                notes.append(f"{name}: {', '.join(sorted(alone))} left out, since not all of its folders have it")
+            if len(numbers := {len(one.conditions[REAL]) for one in group}) > 1:
+                notes.append(f"{name}: its folders have different numbers of decoding seeds: {sorted(numbers)}")
+        drawn = {name: sum(len(one.conditions[REAL]) for one in group) for name, group in self.loaded.items()}
+        if len(set(drawn.values())) > 1:
+            told = ", ".join(f"{name} {number}" for name, number in drawn.items())
+            notes.append(f"p is approximate between models of different numbers of seeds ({told})")
         rivals = {name: self._rivals(name) for name in self.loaded}
         if len({tuple(found) for found in rivals.values()} - {()}) > 1:
             told = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in rivals.items())
@@ -200,10 +214,9 @@ class _Task:
         folders = over_seeds({str(i): clean(v) for i, v in enumerate(values)})
         decoded = [over_seeds({str(i): clean(v) for i, v in enumerate(metric.value(part))}) for part in measured.point]
         for axis, summary in (("training", folders), ("decoding", decoded[0])):
-            if (
-                axis == "decoding" and len(decoded) > 1
-            ):  # one model's decoding seeds are told; several models' are not one
-                found["decoding_seeds"] = max(part["n"] for part in decoded)
+            if axis == "decoding" and len(decoded) > 1:  # decoding seeds of several models are no one axis
+                numbers = {part["n"] for part in decoded}
+                found["decoding_seeds"] = numbers.pop() if len(numbers) == 1 else None
                 continue
             found[f"{axis}_seeds"] = summary["n"]
             if summary["n"] > 1:
@@ -227,7 +240,10 @@ class _Task:
         if differences is None or np.isnan(gap):
             return {"flag": NO_GAP}
         low, high = self._limits(differences, mask)
-        flag = UNSHOWN if low is None or high is None or low <= 0 <= high else READS if low > 0 else WORSE
+        if low is None or high is None:
+            flag = NO_INTERVAL
+        else:
+            flag = READS if low > 0 else WORSE if high < 0 else UNSHOWN
         found = {"gap": clean(gap), "gap_low": low, "gap_high": high, "gap_control": rivals[best], "flag": flag}
         return found | {"detectable_gap": detectable_gap(differences)}
 
@@ -259,19 +275,20 @@ def _correct(rows: list[dict[str, Any]]) -> None:
         families.setdefault(family, {})[f"{row['task']}\0{row['metric']}"] = row
     for family in families.values():
         for key, p in holm({key: row["p"] for key, row in family.items()}).items():
-            family[key]["p_holm"] = p
+            family[key]["p_holm"] = None if p is None else round(p, 12)
 
 
 def _bench_rows(entrant: Entrant) -> list[dict[str, Any]]:
-    """A row per condition and metric of ECG-Bench's own files; two conditions are two rows (D39)."""
+    """A row per folder, condition and metric of ECG-Bench's own files; two conditions are two rows (D39)."""
     rows = []
     for folder in entrant.folders:
         for condition, metrics in read_bench(Path(folder)).items():
             for metric, summary in metrics.items():
                 row: dict[str, Any] = dict.fromkeys(FIELDS)
-                name = f"{entrant.name} ({condition})" if condition else entrant.name
+                said = [part for part in (str(folder) if len(entrant.folders) > 1 else "", condition) if part]
+                name = f"{entrant.name} ({', '.join(said)})" if said else entrant.name
                 row |= {"task": "ECG-Bench", "metric": metric, "model": name, "value": summary["mean"]}
                 row |= {"flag": NO_GAP, "decoding_seeds": summary["n"]}
                 row |= {f"decoding_{key}": summary[key] for key in ("mean", "sd", "low", "high")}
                 rows.append(row)
-    return sorted(rows, key=lambda row: (row["metric"], row["model"]))
+    return rows

@@ -15,6 +15,7 @@ from ecglm.evaluation.measured_rows import with_measurements
 from ecglm.evaluation.metrics.base import Row
 from ecglm.evaluation.predictions import by_control, read_predictions
 from ecglm.evaluation.resampling import Question, by_seed
+from ecglm.evaluation.score import FORMAT, SCORES_FILE
 
 #: Settings of ``predict`` that change what is asked of a model; they must agree.
 _ASKED_ALIKE = ("split", "history")
@@ -76,27 +77,39 @@ def parse_entrants(given: Sequence[str]) -> list[Entrant]:
     return named
 
 
-def load(folder: Path, stores: Sequence[str | Path] = ()) -> Answered:
-    """A folder of predictions that has been scored; stores: see ``measured_rows``.
+def read_scores(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """(folder, scores.json) of predictions, a folder or a file.
 
-    EcglmError where it is missing, not scored, or has changed since it was scored.
+    EcglmError where they are missing, not scored, or have changed since they were scored.
     """
     if not folder.exists():
         raise EcglmError(f"{folder}: no such predictions; make them with ecglm predict --out {folder}")
     home = folder if folder.is_dir() else folder.parent
-    if not (home / "scores.json").exists():
+    if not (home / SCORES_FILE).exists():
         raise EcglmError(f"{home}: not scored yet; run ecglm score {home}")
-    scores = files.read_json(home / "scores.json")
+    scores = files.read_json(home / SCORES_FILE)
+    if not isinstance(scores, dict) or scores.get("format") != FORMAT:
+        raise EcglmError(f"{home / SCORES_FILE}: 'format' is not '{FORMAT}'; run ecglm score {home} again")
+    for name, digest in scores["inputs"].items():
+        if name != MEASURED_FILE and (home / name).is_file() and files.file_sha256(home / name) != digest:
+            raise EcglmError(f"{home}: {name} has changed since it was scored; run ecglm score {home} again")
+    return home, scores
+
+
+def load(folder: Path, stores: Sequence[str | Path] = ()) -> Answered:
+    """A folder of predictions that has been scored (``read_scores``); stores: see ``measured_rows``."""
+    home, scores = read_scores(folder)
     rows: Sequence[Row] = read_predictions(folder)
     if stores:
         rows = with_measurements(rows, stores, home)
-    for name, digest in scores.get("inputs", {}).items():
-        if name != MEASURED_FILE and (home / name).is_file() and files.file_sha256(home / name) != digest:
-            raise EcglmError(f"{home}: {name} has changed since it was scored; run ecglm score {home} again")
     manifest = files.read_json(home / files.MANIFEST) if (home / files.MANIFEST).is_file() else {}
+    settings, inputs = (
+        manifest.get(part) or {} if isinstance(manifest, dict) else None for part in ("settings", "inputs")
+    )
+    if not isinstance(settings, dict) or not isinstance(inputs, dict):
+        raise EcglmError(f"{home / files.MANIFEST}: 'settings' and 'inputs' must be objects; run ecglm predict again")
     tables = {condition: by_seed(table) for condition, table in by_control(rows, str(home)).items()}
-    data = str((manifest.get("inputs") or {}).get("data") or "")
-    return Answered(home, tables, scores, manifest.get("settings") or {}, data)
+    return Answered(home, tables, scores, settings, str(inputs.get("data") or ""))
 
 
 def check_alike(entrants: Mapping[str, Sequence[Answered]], tasks: Sequence[str], *, shared: bool) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape as rich_escape
 from rich.table import Table
 
-from ecglm import files
+from ecglm import files, registry
 from ecglm.errors import EcglmError
 from ecglm.evaluation.compare import FIELDS, READS, Comparison
 from ecglm.evaluation.tables import METRICS, NONE
@@ -31,7 +31,7 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     **{c: "\\" + c for c in "&%$#_{}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
-    **{NONE: "--", "±": r"$\pm$", "−": "$-$", "·": r"$\cdot$", "≥": r"$\geq$"},
+    **{NONE: "--", "±": r"$\pm$", "−": "$-$", "·": r"$\cdot$", "≥": r"$\geq$", "|": r"\textbar{}"},
 }
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = (
@@ -141,13 +141,20 @@ def notes(comparison: Comparison) -> list[str]:
             f"difference: to {comparison.against}, positive is better; p by exchanging the two models' answers patient "
             "by patient; Holm p over the tasks of a model"
         )
+    turned = sorted({row["metric"] for row in comparison.rows if _less_is_better(row["metric"])})
+    if turned:
+        found.append(f"{', '.join(turned)}: less is better; gaps and differences are turned, positive is better")
     if any(row["detectable_gap"] is not None or row["detectable_difference"] is not None for row in comparison.rows):
         found.append(
-            "detectable: the smallest true gap or difference that so many patients show, 80 % power, 5 % level"
+            "detectable: the smallest true gap or difference that so many patients show, 80 % power at best, 5 % level"
         )
     if any((row["training_seeds"] or 1) > 1 or (row["decoding_seeds"] or 1) > 1 for row in comparison.rows):
         found.append("seeds: number, mean ± sd and t-interval; they say nothing of other patients")
     return [_plain(note) for note in (*found, *comparison.notes)]
+
+
+def _less_is_better(metric: str) -> bool:
+    return metric in registry.names("metrics") and not registry.get("metrics", metric).higher_is_better
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -181,8 +188,8 @@ def as_latex(comparison: Comparison) -> str:
 
 def _latex_row(line: Sequence[str]) -> str:
     escaped = ["".join(_LATEX.get(c, c) for c in _plain(cell)) for cell in line]
-    # a bracket that opens a row would be read as an option of the \\ before it
-    return " & ".join("{}" + cell if cell.startswith("[") else cell for cell in escaped) + r" \\"
+    # a bracket or star that opens a row would be read as an option of the \\ before it
+    return " & ".join("{}" + cell if cell.startswith(("[", "*")) else cell for cell in escaped) + r" \\"
 
 
 def as_html(comparison: Comparison) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json as jsonlib
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from urllib.parse import quote, urlsplit
 from ecglm.errors import ConfigError, EcglmError, UnsafeInputError
 from ecglm.evaluation.chats import ChatError, ChatReply, Messages, OnDone, Outcome, ask_all
 from ecglm.evaluation.endpoint_access import check_address, is_loopback, read_key
+from ecglm.evaluation.endpoint_lines import Lines
 
 __all__ = ["ChatError", "ChatReply", "Endpoint", "Messages", "Outcome"]
 
@@ -51,9 +53,17 @@ class Endpoint:
         check_address(self.base_url, self.allow_http)
         if not self.model:
             raise ConfigError("endpoint: which model is asked must be said (--model)")
-        if self.timeout <= 0 or self.max_retries < 0 or not 1 <= self.concurrency <= 256:
-            raise ConfigError("endpoint: timeout must be above 0, max_retries 0 or more, concurrency 1 to 256")
-        _import_httpx()
+        if not 0 < self.timeout <= 86400 or self.max_retries < 0 or not 1 <= self.concurrency <= 256:
+            raise ConfigError(
+                "endpoint: timeout must be above 0 and at most 86400, max_retries 0 or more, concurrency 1 to 256"
+            )
+        if not self.model.isprintable():
+            raise ConfigError("endpoint: --model holds characters that no name has")
+        httpx = _import_httpx()
+        try:
+            _ = httpx.URL(self._url()).host
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UnsafeInputError(f"--base-url: refuses an address that cannot be read ({error})") from error
         self._key()
 
     def facts(self) -> dict[str, Any]:
@@ -97,7 +107,7 @@ class Endpoint:
         body |= {} if seed is None else {"seed": seed}
         body |= {"response_format": {"type": "json_object"}} if json else {}
         with _Client(self, body) as client:
-            return ask_all(client.ask, talks, self.concurrency, on_done, client.stopped)
+            return ask_all(client.ask, talks, self.concurrency, on_done, client.stopped, client.abandon)
 
     def _key(self) -> str | None:
         return read_key(self.key_env, self.key_file)
@@ -124,12 +134,10 @@ class _Client:
         if self.key is not None:
             azure = endpoint.api_version is not None
             headers |= {"api-key": self.key} if azure else {"Authorization": f"Bearer {self.key}"}
-        self.http = self.httpx.Client(
+        self.lines = Lines(
             headers=headers,
             timeout=endpoint.timeout,
-            follow_redirects=False,
             trust_env=not is_loopback(endpoint.base_url),  # a proxy would carry what is meant for this machine alone
-            limits=self.httpx.Limits(max_connections=endpoint.concurrency),
         )
 
     def __enter__(self) -> _Client:
@@ -137,7 +145,12 @@ class _Client:
 
     def __exit__(self, *_: object) -> None:
         self.stopped.set()
-        self.http.close()
+        self.lines.close()
+
+    def abandon(self) -> None:
+        """End every call at once; their answers are lost."""
+        self.stopped.set()
+        self.lines.cut()
 
     def ask(self, messages: Messages) -> ChatReply:
         """One chat with its retries."""
@@ -169,16 +182,14 @@ class _Client:
         raise AssertionError("unreachable")
 
     def _post(self, body: Mapping[str, Any]) -> tuple[int, Any, bytes]:
-        deadline = time.monotonic() + self.endpoint.timeout
         content = jsonlib.dumps(body, allow_nan=False).encode()  # also texts that no UTF-8 can hold
-        with self.http.stream("POST", self.url, content=content) as response:
+        line = self.lines.mine()
+        with line.within(self.endpoint.timeout), line.stream("POST", self.url, content) as response:
             data = bytearray()
             for block in response.iter_raw():
                 data += block
                 if len(data) > MAX_BODY:
                     raise ChatError("bad_reply", f"an answer of more than {MAX_BODY >> 20} MB")
-                if time.monotonic() > deadline:
-                    raise self.httpx.ReadTimeout("the answer drips in")
             return response.status_code, response.headers, bytes(data)
 
     def _reply(self, data: bytes) -> ChatReply:
@@ -187,7 +198,7 @@ class _Client:
             choice = raw["choices"][0]
             content = choice["message"].get("content")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            excerpt = self._clean(data[:200].decode(errors="replace"))
+            excerpt = self._clean(data.decode(errors="replace"))
             raise _Again(ChatError("bad_reply", f"no chat completion: {excerpt!r}")) from error
         if isinstance(content, list):
             content = "".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping))
@@ -207,7 +218,7 @@ class _Client:
         if status == 404:
             raise ConfigError(f"{where}: no model '{self.endpoint.model}' there, or a wrong --base-url{said}")
         if 300 <= status < 400:
-            to = urlsplit(self._clean(headers.get("location", ""))).hostname or "elsewhere"
+            to = self._clean(_host_in(headers.get("location", ""))) or "elsewhere"
             raise UnsafeInputError(f"{where}: it redirects to {to}, which is not followed; give the final --base-url")
         if status == 402 or b"insufficient_quota" in data:
             raise EcglmError(f"{where}: no credit left; what was answered is kept{said}")
@@ -236,15 +247,16 @@ class _Client:
 
     def _clean(self, text: str) -> str:
         """A server's words in one short line, without our key should it repeat that."""
-        text = text.replace(self.key, "[key]") if self.key else text
-        return "".join(c if c.isprintable() else " " for c in text)[:200].strip()
+        text = (
+            re.sub(re.escape(self.key), "[key]", text, flags=re.IGNORECASE) if self.key else text
+        )  # before it is cut, else a part of it stays
+        return "".join(c if c.isprintable() else " " for c in text[:200]).strip()
 
     def _scrub(self, value: Any) -> Any:
-        """An answer without our key, however deep a server has put it."""
-        if self.key is None:
-            return value
+        """An answer without our key, however deep it stands, and without half characters, which no file takes."""
         if isinstance(value, str):
-            return value.replace(self.key, "[key]")
+            value = value.encode(errors="replace").decode()
+            return value.replace(self.key, "[key]") if self.key else value
         if isinstance(value, list):
             return [self._scrub(v) for v in value]
         if isinstance(value, dict):
@@ -273,21 +285,28 @@ def _retry_after(headers: Any) -> float | None:
         return None
 
 
+def _host_in(location: str) -> str:
+    try:
+        return urlsplit(location).hostname or ""
+    except ValueError:
+        return ""
+
+
 def _message(data: bytes) -> str:
     """What an error's body says."""
     try:
         found = jsonlib.loads(data)
     except (ValueError, RecursionError):
-        return data[:500].decode(errors="replace")
+        return data.decode(errors="replace")
     error = found.get("error", found) if isinstance(found, dict) else found
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:500]
+    return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _usage(raw: Mapping[str, Any]) -> dict[str, int]:
     told = raw.get("usage")
     names = ("prompt_tokens", "completion_tokens")
     found = {n: told.get(n) for n in names} if isinstance(told, Mapping) else {}
-    return {n: v for n, v in found.items() if isinstance(v, int) and not isinstance(v, bool) and v >= 0}
+    return {n: v for n, v in found.items() if isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 40}
 
 
 def _import_httpx() -> Any:

@@ -16,6 +16,7 @@ def check_address(base_url: str, allow_http: bool) -> None:
     try:
         place = urlsplit(base_url)
         _ = place.port
+        (place.hostname or "").encode("idna")  # as it is when the name is looked up
     except ValueError as error:
         raise UnsafeInputError(f"--base-url: refuses an address that cannot be read ({error})") from error
     if "@" in place.netloc:

@@ -26,6 +26,10 @@ class LocalLlm:
     dtype: str = "float32"
     batch_size: int = 8
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError("local model: --concurrency (the batch size) must be 1 or more")
+
     def facts(self) -> dict[str, Any]:
         """What names this model in outputs: of a folder its name and what its files hold, not where it lies."""
         return dict(self._facts)

@@ -147,8 +147,8 @@ def predict(
                 raise EcglmError(f"{data}: no questions in split '{split}'{of_tasks}")
             chosen = _limit(conversations, limit)
             facts.verify()
-            representation, pipeline = facts.settings()
-            checks.check_pipeline(pipeline, opened)
+            representation, _ = facts.settings()
+            facts.check_stores(opened)
             checks.check_modalities(representation, controls)
             if not allow_seen:
                 checks.check_unseen(facts.trained_on(), chosen, data)

@@ -43,6 +43,24 @@ class ModelFacts:
         found = read_json(self.folder / CONFIG)
         return build_representation(found["representation"], self.folder), found["pipeline"]
 
+    def check_stores(self, stores: Sequence[SegmentStore]) -> None:
+        """The stores must hold segments made as those it learned from. An imported model of pictures has learned from
+        no store: any segments will do that can be drawn and are as long. EcglmError with the mend.
+        """
+        representation, pipeline = self.settings()
+        origin = read_manifest(self.folder, KIND).get("imported_from") or {}
+        if origin.get("format") != "pulse":  # what filters leave of a trace is what a model has learned to read
+            check_pipeline(pipeline, stores)
+            return
+        for store in stores:
+            wanted, found = pipeline["seg_len"] / pipeline["rate"], store.seg_len / store.rate
+            if found != wanted:
+                raise EcglmError(
+                    f"{store.path}: holds segments of {found:g} s, but the model's pages show {wanted:g} s; prepare it "
+                    f"with --seg-len {round(wanted * store.rate)}, or import the model with --rate and --seg-len alike"
+                )
+            representation(np.zeros((12, store.seg_len), np.float32), store.rate)
+
     def trained_on(self) -> np.ndarray:
         """Hashes of the people it has learned from, uint64."""
         file = self.folder / TRAINED_ON

@@ -44,7 +44,7 @@ def by_control(rows: Sequence[Row], name: str = "predictions") -> dict[str, dict
     control, no ``real`` rows, and a row whose question differs between controls.
     """
     found: dict[str, dict[Key, Row]] = {}
-    truth: dict[Key, Row] = {}
+    truth: dict[tuple[str, int], Row] = {}  # of a question, whatever the control and the decoding seed
     for row in rows:
         _check(row, name)
         key = key_of(row)
@@ -52,12 +52,12 @@ def by_control(rows: Sequence[Row], name: str = "predictions") -> dict[str, dict
         if key in control:
             raise EcglmError(f"{name}: row {_say(key)} stands twice under control '{row.get('control') or REAL}'")
         control[key] = row
-        first = truth.setdefault(key, row)
+        first = truth.setdefault(key[:2], row)
         for field in ("task", "reference", "patient_id"):
             if row.get(field) != first.get(field):
                 raise EcglmError(
-                    f"{name}: row {_say(key)} has another {field} under control '{row.get('control')}' than under "
-                    f"'{first.get('control')}'; the controls must be made from the same data file"
+                    f"{name}: row {_say(key)} has another {field} under control '{row.get('control') or REAL}' than under "
+                    f"'{first.get('control') or REAL}', seed {key_of(first)[2]}; make all of them from the same data file"
                 )
     if REAL not in found:
         raise EcglmError(f"{name}: no rows with control '{REAL}', only {', '.join(sorted(found))}; predict those first")

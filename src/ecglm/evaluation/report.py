@@ -174,7 +174,7 @@ def _confusions(runs: Sequence[Run]) -> str:
         return ""
     return (
         "<h2>Which answers are taken for which</h2>"
-        "<p>Each row is a true finding (with the number of ECGs that have it), each column an answer; the darker, the "
+        "<p>Each row is a true finding (with the number of answers to it), each column an answer; the darker, the "
         "larger the share of the row. Teal cells are right answers, red ones mistakes.</p>"
         f'<div class="grid">{"".join(tables)}</div>'
         + (f"<h3 style='margin-top:18px'>Every class, with intervals</h3>{classes}" if classes else "")

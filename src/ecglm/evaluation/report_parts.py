@@ -8,7 +8,7 @@ from typing import Any
 
 from ecglm.evaluation.baselines import MAJORITY
 from ecglm.evaluation.cards import Card, png_uri
-from ecglm.evaluation.controls import REAL, remove_marks
+from ecglm.evaluation.controls import REAL, is_perturbation, remove_marks
 from ecglm.evaluation.tables import (
     CONDITIONS,
     METRICS,
@@ -17,6 +17,8 @@ from ecglm.evaluation.tables import (
     conditions_of,
     gap_estimate,
     main_estimate,
+    perturbation_title,
+    perturbations_of,
     robustness_table,
     say,
     tasks_of,
@@ -83,12 +85,13 @@ def questions_table(runs: Sequence[Run]) -> str:
         example: Mapping[str, Any] = next((row for row in run.rows if row["task"] == task), {})
         metric = run.scores["main"][task]
         count = run.scores["counts"][REAL][task]
+        asked = run.scores["controls"][REAL][task][metric]["n"]  # count["n"] is of rows: questions × decoding seeds
         body.append(
             f"<tr><td><strong>{escape(task)}</strong></td>"
             f"<td>{escape(remove_marks(str(example.get('prompt') or NONE)))}</td>"
             f"<td>{escape(str(example.get('reference') or NONE)[:200])}</td>"
             f"<td>{escape(_METRIC_WORDS.get(metric, metric))}</td>"
-            f'<td class="num">{count["n"]}</td><td class="num">{count["num_patients"]}</td></tr>'
+            f'<td class="num">{asked}</td><td class="num">{count["num_patients"]}</td></tr>'
         )
     return (
         '<div class="scroll"><table><thead><tr><th>task</th><th>a question</th><th>its reference answer</th>'
@@ -135,16 +138,20 @@ def seeds_table(runs: Sequence[Run]) -> str:
     """Runs decoded with several seeds: mean, standard deviation and t-interval of the main metric; else empty."""
     body = []
     for run in runs:
-        for condition, tasks in run.scores.get("seeds", {}).items():
-            for task, found in tasks.items():
-                if (seeds := found.get(run.scores["main"].get(task))) is None:
+        for task, metric in sorted(run.scores["main"].items()):
+            for condition in (REAL, *conditions_of([run]), *perturbations_of([run])):
+                found = run.scores.get("seeds", {}).get(condition, {})
+                if (seeds := found.get(task, {}).get(metric)) is None:
                     continue
+                shown = (
+                    perturbation_title(condition) if is_perturbation(condition) else TITLES.get(condition, condition)
+                )
                 mean = {"value": seeds["mean"], "low": seeds["low"], "high": seeds["high"]}
                 sd = NONE if seeds["sd"] is None else f"{seeds['sd']:.3f}"
                 single = ", ".join(say({"value": value}) for value in seeds["values"].values())
                 body.append(
                     f"<tr><td>{escape(run.name)}</td><td>{escape(task)}</td>"
-                    f"<td>{escape(TITLES.get(condition, condition))}</td>"
+                    f"<td>{escape(shown)}</td>"
                     f'<td class="num">{seeds["n"]}</td><td class="num">{_with_interval(mean)}</td>'
                     f'<td class="num">{sd}</td><td class="num">{escape(single)}</td></tr>'
                 )

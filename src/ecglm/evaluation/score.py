@@ -57,6 +57,8 @@ def score(
     """
     if num_resamples < 1:
         raise EcglmError(f"num_resamples must be at least 1, found {num_resamples}")
+    if seed < 0:
+        raise EcglmError(f"seed must be 0 or more, found {seed}")
     name, inputs, rows = "predictions", {}, path_or_rows
     if isinstance(path_or_rows, str | Path):
         name, rows = str(path_or_rows), read_predictions(path_or_rows)

@@ -84,9 +84,10 @@ def detectable_gap(differences: np.ndarray) -> float | None:
     """The true gap that a two-sided 5 % test on this many patients finds with 80 % power: (z.975 + z.80) · sd.
 
     differences: the paired difference of two systems on every bootstrap resample of the patients ``(num_resamples,)``;
-    sd is theirs: the standard error of the difference. None where it is undefined or never moves.
+    sd is theirs: the standard error of the difference, taken as normal. None where it is undefined or never moves but
+    for rounding (one patient, or systems that answer alike).
     """
     known = differences[~np.isnan(differences)]
-    if known.size < 2 or not (sd := float(known.std(ddof=1))):
+    if known.size < 2 or (sd := float(known.std(ddof=1))) <= _TIE * max(1.0, float(np.abs(known).max())):
         return None
     return clean(float(norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)) * sd)

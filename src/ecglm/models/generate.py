@@ -143,15 +143,21 @@ def _decode(
     cut = [r < 1 for r in room]
     rows = list(range(len(examples)))  # rows of the batch, as it shrinks
     going = [r for r in rows if not cut[r]]
-    end_id = prompter.end_id  # looked up in the whole vocabulary each time
+    end_id = prompter.end_id
     past = reads.select(rows)
     leave = _LEAVE if most is None else 0.0  # beyond its last position a row cannot be read on, not even in vain
     while going:
         if len(going) <= len(rows) * (1 - leave):
             past, rows = past.select([rows.index(r) for r in going]), going
         logits = past.logits.float().index_fill(1, forbidden, -torch.inf)
-        chosen = _draw(logits, [drawn[r] for r in rows], [streams[r] for r in rows])
         alive, going = set(going), []
+        for row, lost in zip(rows, logits.amax(dim=-1).isnan().tolist(), strict=True):
+            if row in alive and lost:  # any token would be as good, and look like an answer
+                raise EcglmError(
+                    f"{examples[row].id}: the model answers with no numbers (NaN); its weights are broken, or too "
+                    "large for their dtype"
+                )
+        chosen = _draw(logits, [drawn[r] for r in rows], [streams[r] for r in rows])
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if row not in alive or token == end_id:
                 continue

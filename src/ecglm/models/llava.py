@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ecglm.errors import ConfigError, nearest
 from ecglm.files import read_json
 from ecglm.models.encoders.vision import ClipTower
 from ecglm.models.encoders.vision_config import pair, values_of
-from ecglm.representations.anyres import GRIDS, MERGES
+from ecglm.representations.anyres import GRIDS, MERGES, MOST_TILES
 
 #: ``model_type`` of the original's configurations.
 TYPES = ("llava", "llava_llama")
@@ -33,6 +34,11 @@ CLIP_336_CONFIG = {
     "image_size": 336,
     "patch_size": 14,
 }
+#: Of the language model's values, those that must be 1 or more.
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_FROM_TO = re.compile(r"\((\d{1,3})x(\d{1,3})\),\s*\.\.\.,\s*\((\d{1,3})x(\d{1,3})\)")
+#: The comma that Python, but not JSON, allows before the end of a list.
+_TRAILING = re.compile(r",\s*\]")
 _LLM_VALUES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps"),
@@ -44,8 +50,8 @@ _LLM_VALUES = (
 @dataclass(frozen=True, kw_only=True)
 class Llava:
     """What a LLaVA configuration says. llm: of the language model. vision: name of the CLIP checkpoint, or empty.
-    layer: whose output its tokens are. pinpoints: (width, height) in pixels of the grids. told_merge: whether the
-    configuration names the merge type; without, it is ``flat``, as in the original's code.
+    layer: whose output its tokens are. pinpoints: (width, height) of the grids, in pixels, or in_tiles. told_merge:
+    whether the configuration names the merge type; without, it is ``flat``, as in the original's code.
     """
 
     llm: LlamaConfig
@@ -56,12 +62,15 @@ class Llava:
     merge: str
     told_merge: bool
     pinpoints: tuple[tuple[int, int], ...]
+    in_tiles: bool
     max_len: int
 
     def grids(self, tile: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """The grids in tiles, (columns, rows); ConfigError where they are no multiples of a tile (height, width)."""
         if not self.pinpoints:
             return GRIDS
+        if self.in_tiles:
+            return self.pinpoints
         odd = [p for p in self.pinpoints if p[0] % tile[1] or p[1] % tile[0] or min(p) < 1]
         if odd:
             raise ConfigError(
@@ -91,11 +100,14 @@ def read_llava(folder: Path) -> Llava:
     try:
         llm = LlamaConfig(**{k: told[k] for k in _LLM_VALUES if told.get(k) is not None})
         layer = int(told.get("mm_vision_select_layer", -2))
-        pinpoints = tuple((int(w), int(h)) for w, h in told.get("image_grid_pinpoints") or ())
+        pinpoints, in_tiles = _pinpoints(told.get("image_grid_pinpoints"))
         most = min(int(told.get("tokenizer_model_max_length") or 4096), int(llm.max_position_embeddings))
-    except (TypeError, ValueError, StrictDataclassError) as error:
+    except (TypeError, ValueError, OverflowError, StrictDataclassError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{file}: {said}; fetch it again") from error
+    for key in _SIZES:
+        if (size := getattr(llm, key)) < 1:
+            raise ConfigError(f"{file}: {key} is {size}, and must be 1 or more; fetch it again")
     return Llava(
         llm=llm,
         kind=str(kind),
@@ -105,6 +117,7 @@ def read_llava(folder: Path) -> Llava:
         merge=merge,
         told_merge=told.get("mm_patch_merge_type") is not None,
         pinpoints=pinpoints,
+        in_tiles=in_tiles,
         max_len=most,
     )
 
@@ -118,8 +131,25 @@ def _check_manner(told: Mapping[str, Any], file: Path) -> None:
     ):
         if found != usual:
             raise ConfigError(f"{file}: {key} is {found!r}, and LLaVA-1.6's {usual!r} alone can be imported")
-    if not isinstance(told.get("image_grid_pinpoints") or [], list):
-        raise ConfigError(f"{file}: image_grid_pinpoints must be a list of [width, height]")
+
+
+def _pinpoints(told: Any) -> tuple[tuple[tuple[int, int], ...], bool]:
+    """The grids, (width, height), and whether they count tiles, not pixels. LLaVA's scripts also write the list as a
+    text, and all grids from one to another as ``(1x1),...,(6x6)``. ValueError for anything else.
+    """
+    if isinstance(told, str) and (ends := _FROM_TO.fullmatch(told.strip())):
+        left, top, right, bottom = map(int, ends.groups())
+        if not (1 <= left <= right < MOST_TILES and 1 <= top <= bottom < MOST_TILES):
+            raise ValueError(f"image_grid_pinpoints {told!r}: grids from 1x1 on, of fewer than {MOST_TILES} tiles")
+        return tuple((w, h) for w in range(left, right + 1) for h in range(top, bottom + 1)), True
+    if isinstance(told, str):
+        try:
+            told = json.loads(_TRAILING.sub("]", told.replace("(", "[").replace(")", "]")))
+        except ValueError:
+            told = None if not told.strip() else told
+    if not isinstance(told or [], list) or not all(isinstance(p, list) and len(p) == 2 for p in told or []):
+        raise ValueError(f"image_grid_pinpoints must be a list of [width, height], found {told!r:.80}")
+    return tuple((int(w), int(h)) for w, h in told or ()), False
 
 
 def _one_of(told: Mapping[str, Any], key: str, usual: str, known: tuple[str, ...], file: Path) -> str:

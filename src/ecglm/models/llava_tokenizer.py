@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
 
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.files import read_json, write_json
@@ -37,11 +41,16 @@ def llava_tokenizer(folder: Path, added: tuple[str, ...], num_rows: int) -> Any:
             shutil.copyfile(file, Path(temporary) / file.name)
         _say_legacy(Path(temporary))
         try:
-            tokenizer: Any = _frozen(AutoTokenizer.from_pretrained(temporary))
+            with _quiet():
+                tokenizer: Any = _frozen(AutoTokenizer.from_pretrained(temporary))
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            mend = "" if (folder / "tokenizer.json").is_file() else "; tokenizer.model needs: pip install ecglm[pulse]"
-            raise ConfigError(f"{folder}: its tokenizer cannot be read ({said}){mend}") from error
+            lacks = not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None
+            mend = "tokenizer.model needs: pip install ecglm[pulse]" if lacks else "fetch it again"
+            raise ConfigError(f"{folder}: its tokenizer cannot be read ({said}); {mend}") from error
+    # The library makes an empty one of a damaged file, and says nothing.
+    if set(tokenizer.encode("A chat", add_special_tokens=False)) <= {tokenizer.unk_token_id}:
+        raise ConfigError(f"{folder}: its tokenizer knows no letters; its file is damaged, fetch it again")
     if len(tokenizer) > num_rows:
         raise EcglmError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens and the model {num_rows} rows; fetch both again"
@@ -52,6 +61,17 @@ def llava_tokenizer(folder: Path, added: tuple[str, ...], num_rows: int) -> Any:
     for key in ("is_local", "local_files_only", "name_or_path"):  # where it lay must not show
         tokenizer.init_kwargs.pop(key, None)
     return tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the library says of its second ways to read a file: what fails is told once."""
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
 
 
 def _say_legacy(folder: Path) -> None:

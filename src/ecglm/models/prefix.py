@@ -28,6 +28,8 @@ from ecglm.types import Example
 _TENSORS = ("ecg", "image", "tiles")
 #: A pass of its own pays when so many tokens need not be read again.
 WORTH = 32
+#: Columns of keys and values that are set aside at a time for tokens to come.
+_ROOM = 32
 
 
 @dataclass
@@ -54,11 +56,64 @@ class Read:
         return Read(cache, self.mask[at], self.lengths[at], self.logits[at], [self.ids[r] for r in rows])
 
 
+class _Layer(DynamicLayer):
+    """Keys and values with room behind them: one more token is written there, and what is known is not copied."""
+
+    _room: list[torch.Tensor] | None = None
+
+    def __copy__(self) -> _Layer:
+        """Shares what is known, not the room: each of two would write there."""
+        found = _Layer()
+        found.__dict__.update(self.__dict__, _room=None)
+        return found
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        known = self.get_seq_length()
+        if key_states.shape[-2] != 1 or not known:
+            self._room = None
+            found: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, *args, **kwargs)
+            return found
+        if self._room is None or self._room[0].shape[-2] == known:
+            self._room = [_with_room(t) for t in (self.keys, self.values)]
+        for stored, new in zip(self._room, (key_states, value_states), strict=True):
+            stored[:, :, known : known + 1] = new
+        self.keys, self.values = (stored[:, :, : known + 1] for stored in self._room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """These rows; with room at once, since tokens follow."""
+        known = self.get_seq_length()
+        if known:
+            self._room = [_with_room(t, indices) for t in (self.keys, self.values)]
+            self.keys, self.values = (stored[:, :, :known] for stored in self._room)
+
+
+def _with_room(known: torch.Tensor | None, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """``(rows, heads, columns, size)``, or these rows of it, with ``_ROOM`` more columns, of which nothing is said."""
+    assert known is not None
+    number, heads, columns, size = known.shape
+    found = known.new_empty(number if rows is None else len(rows), heads, columns + _ROOM, size)
+    if rows is None:
+        found[:, :, :columns] = known
+    else:
+        torch.index_select(known.detach(), 0, rows, out=found[:, :, :columns])
+    return found
+
+
 def _copied(cache: Any) -> Any:
-    """A cache that grows by itself; the tensors are shared, since growing makes new ones."""
+    """A cache that grows by itself; the tensors are shared, since growing never changes them."""
     found = copy.copy(cache)
     found.layers = [copy.copy(layer) for layer in cache.layers]
     return found
+
+
+def _roomy(cache: Any) -> Any:
+    """An empty cache whose plain layers have room; those of a window drop what is behind it instead."""
+    if not cache.layers:
+        cache.layer_class_to_replicate = _Layer
+    return cache
 
 
 def window_of(llm: Any) -> int | None:
@@ -224,7 +279,7 @@ def _ecg_end(example: Example, ecg_ids: Sequence[int]) -> int:
 
 def shown(example: Example, ecg_ids: Sequence[int]) -> tuple[bytes, ...]:
     """What makes two prompts prompts about the same ECGs."""
-    tokens = example.input_ids[np.isin(example.input_ids, ecg_ids)]
+    tokens = example.input_ids[np.isin(example.input_ids, ecg_ids)] if len(ecg_ids) else example.input_ids[:0]
     tensors = [t for t in (getattr(example, name) for name in _TENSORS) if t is not None]
     return (tokens.tobytes(), *(hashlib.sha256(np.ascontiguousarray(t).data).digest() for t in tensors))
 
@@ -245,7 +300,7 @@ def _read(
     ids, mask = batch["input_ids"].to(elm.device), batch["attention_mask"].to(elm.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     whole, lengths = mask, mask.sum(dim=1)
-    cache: Any = DynamicCache(config=config)
+    cache: Any = _roomy(DynamicCache(config=config))
     above: Read | None = None
     if past is not None:
         above = past.select(parents)

@@ -223,10 +223,24 @@ def _ecg_weights(
     for key, value in zip(("mean", "std"), pixel_statistics(known, ClipTower.family), strict=True):
         ecg[f"encoder.{key}"] = torch.tensor(value).view(3, 1, 1)
     if not inside:
-        with no_bars():
-            loaded = ClipTower(weights=weights, layer=llava.layer)
-        ecg |= {f"encoder.{k}": v.contiguous() for k, v in loaded.state_dict().items()}
+        ecg |= {f"encoder.model.{k}": v for k, v in _clip_weights(weights, llava.layer, tower).items()}
     return dict(sorted(ecg.items()))
+
+
+def _clip_weights(weights: str, layer: int, tower: Any) -> dict[str, torch.Tensor]:
+    """Those of a tower that the checkpoint does not hold; OpenAI has released its CLIP as pytorch_model.bin alone."""
+    folder = _folder_of(weights)
+    files = find_shards(folder)
+    if files[0].suffix == ".safetensors":
+        with no_bars():
+            loaded: Any = ClipTower(weights=str(folder), layer=layer)
+        return {k: v.contiguous() for k, v in loaded.model.state_dict().items()}
+    found, wanted = open_shards(files), tower.model.state_dict()
+    bare = {k: found.get(f"vision_model.{k}", found.get(k)) for k in wanted}
+    state = {k: v for k, v in bare.items() if v is not None}
+    if problems := differences(wanted, state):
+        raise EcglmError(f"{folder}: not the weights its config.json asks for: {problems}")
+    return {k: checked(k, v).to(torch.float32, copy=True) for k, v in state.items()}
 
 
 def _write_llm(folder: Path, llava: Llava, tokenizer: Any, end_id: int, dtype: torch.dtype) -> None:

@@ -53,7 +53,7 @@ class Prompter:
     def _ids_of_ecg(self) -> np.ndarray:
         return np.asarray(self.ecg_ids, np.int64)
 
-    @property
+    @cached_property
     def end_id(self) -> int:
         """Where an answer stops."""
         return end_token_id(self.tokenizer, self.chat)

@@ -33,6 +33,7 @@ def ecgbench_prepare(
         subsets: all that are there, or these.
         store: segment stores of 10-s segments, to draw pictures from, and to say whose the recordings are.
         pictures: the original files, or drawn from the stores, clean or as PULSE's were made; None draws if it can.
+            Photographs, and recordings of a source that no store has, keep their original files.
         seed: of the drawn pictures.
         limit: the first N items of each subset.
         revision: branch, tag or commit of the hub's dataset.

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from ecglm.errors import EcglmError
 from ecglm.verbs.common import Stores, say
 
 
@@ -194,27 +193,27 @@ def compare(
         stores=store,
         bertscore=bertscore,
     )
+    for path in out:
+        compare_tables.write_comparison(found, path)
     compare_tables.print_comparison(found)
     scored = [f for e in entrants for f in e.folders if not holds_bench_alone(f)]
     names = [e.name if len(e.folders) == 1 else f"{e.name} ({f})" for e in entrants for f in e.folders if f in scored]
-    print_notes(_runs(scored, names))
+    print_notes(_runs(scored, names, tasks={row["task"] for row in found.rows}))
     for path in out:
-        say(f"table: {compare_tables.write_comparison(found, path)}")
+        say(f"table: {path}")
 
 
-def _runs(folders: Any, names: Any = None) -> list[Any]:
+def _runs(folders: Any, names: Any = None, tasks: Any = None) -> list[Any]:
+    from ecglm.evaluation.compare_load import read_scores
     from ecglm.evaluation.predictions import read_predictions
     from ecglm.evaluation.tables import Run
-    from ecglm.files import read_json
 
     runs = []
     for number, folder in enumerate(folders):
-        if not folder.exists():
-            raise EcglmError(f"{folder}: no such predictions; make them with ecglm predict --out {folder}")
-        home = folder if folder.is_dir() else folder.parent
-        if not (home / "scores.json").exists():
-            raise EcglmError(f"{home}: not scored yet; run ecglm score {home}")
+        home, scores = read_scores(folder)
+        if tasks is not None:
+            scores["main"] = {task: metric for task, metric in scores["main"].items() if task in tasks}
         alone = sum(f.name == folder.name for f in folders) == 1
         name = names[number] if names else home.name if alone else str(home)
-        runs.append(Run(name=name, scores=read_json(home / "scores.json"), rows=read_predictions(folder)))
+        runs.append(Run(name=name, scores=scores, rows=read_predictions(folder)))
     return runs

@@ -135,6 +135,7 @@ def judge_compare(
     from ecglm.evaluation.judge.tell import compare_lines, write_table
 
     _check_table(out)
+    _check_draws(num_resamples, seed)
     found = compare_runs(runs, num_resamples=num_resamples, seed=seed)
     tell(compare_lines(found))
     if out is not None:
@@ -157,11 +158,17 @@ def agree(
     from ecglm.evaluation.judge.tell import agreement_lines, write_table
 
     _check_table(out)
+    _check_draws(num_resamples, seed)
     found = agreements([read_grades(path) for path in graders], num_resamples=num_resamples, seed=seed)
     tell(agreement_lines(found))
     if out is not None:
         write_table(out, found)
         say(f"table: {out}")
+
+
+def _check_draws(num_resamples: int, seed: int) -> None:
+    if num_resamples < 0 or seed < 0:
+        raise EcglmError("--num-resamples and --seed: whole numbers, 0 or more")
 
 
 def _check_table(out: Path | None) -> None:
@@ -186,6 +193,7 @@ class _Runner:
         from ecglm.evaluation.judge.ask import Paid
 
         check_aggregate(aggregate, rubric)
+        _check_draws(num_resamples, seed)
         self.rubric, self.aggregate, self.dry_run = rubric, aggregate, judge.dry_run
         self.asking, self.model, self.paid = judge.asking(), judge.make(rubric), Paid()
         self.cache = judge.cache or cache

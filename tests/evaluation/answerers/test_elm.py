@@ -12,10 +12,12 @@ from ecglm.evaluation.answerers.elm import ElmAnswerer
 from ecglm.evaluation.controls import apply_control
 from ecglm.models.assistant import load
 from ecglm.models.generate import generate
+from ecglm.models.pulse_import import import_pulse
 from ecglm.signals.pipeline import get_pipeline
 from ecglm.store.prepare import prepare
 from ecglm.store.reader import SegmentStore
 from ecglm.types import Turn
+from llava_world import write_llava
 from small_bench import FakePtbXl, make_elm
 
 TURN = (Turn("user", "<ecg>\nWhat is the rhythm of this ECG?"),)
@@ -90,3 +92,26 @@ def test_a_store_that_was_prepared_otherwise_is_refused(signal_run, tmp_path):
     prepare(source, get_pipeline("default", rate=100, seg_len=500), tmp_path / "store", progress=False)
     with pytest.raises(EcglmError, match=r"prepared otherwise than the model's data: .*rate 100 \(model: 50\)"):
         ElmAnswerer.load(signal_run / "best", stores=[tmp_path / "store"])
+
+
+def test_an_imported_model_of_pictures_takes_any_store_whose_segments_are_as_long(tmp_path, bench_store):
+    """Of 100 Hz and other filters too: what it sees is the drawn page. A model that we trained stays strict (above)."""
+    write_llava(tmp_path / "in", tokenizer_model_max_length=4096)
+    pulse, _ = import_pulse(tmp_path / "in", tmp_path / "pulse", rate=500, seg_len=2500)
+    source = FakePtbXl(num_patients=1, records_per_patient=(1, 1))
+    prepare(source, get_pipeline("default", rate=100, seg_len=500), tmp_path / "fine", progress=False)
+    for folder in (bench_store, tmp_path / "fine"):
+        answerer, store = ElmAnswerer.load(pulse, stores=[folder], max_new_tokens=4), SegmentStore(folder)
+        (reply,) = answerer.answer([Request("x", TURN, record="ptb-xl/00001")])
+        page = answerer.bundle.representation.page(store[0], store.rate)
+        assert reply.text == load(pulse).ask(page, "What is the rhythm of this ECG?", max_new_tokens=4)
+    prepare(source, get_pipeline("default", rate=100, seg_len=250), tmp_path / "short", progress=False)
+    with pytest.raises(EcglmError, match=r"segments of 2.5 s, but the model's pages show 5 s; .*--seg-len 500"):
+        ElmAnswerer.load(pulse, stores=[tmp_path / "short"])
+
+
+def test_a_model_of_pictures_that_was_trained_here_keeps_its_pipeline(reader, tmp_path):
+    source = FakePtbXl(num_patients=1, records_per_patient=(1, 1))
+    prepare(source, get_pipeline("default", rate=100, seg_len=500), tmp_path / "store", progress=False)
+    with pytest.raises(EcglmError, match="prepared otherwise than the model's data"):
+        ElmAnswerer.load(reader, stores=[tmp_path / "store"])

@@ -89,7 +89,7 @@ def test_patients_come_from_the_folder_or_the_record_stands_for_one(tmp_path):
         ({"id": "1", "conversations": talk("q", "a")}, "image_missing"),
         ({"id": "1", "image": "a.png"}, "no_turns"),
         ({"id": "1", "image": "a.png", "conversations": [{"from": "gpt", "value": "a"}]}, "turn_order"),
-        ({"id": "1", "image": "a.png", "conversations": talk("q", "")}, "empty_turn"),
+        ({"id": "1", "image": "a.png", "conversations": talk(" <image> ", "MI")}, "empty_turn"),
         ({"id": "1", "image": "a.png", "conversations": talk("q", None)}, "bad_value"),
         ({"id": "1", "image": "a.png", "conversations": talk("q", 3)}, "bad_value"),
         ({"id": "1", "image": "a.png", "conversations": [{"from": "nurse", "value": "a"}]}, "unknown_role"),
@@ -101,6 +101,14 @@ def test_what_is_no_item_is_one_line_that_names_it(tmp_path, item, told):
     with pytest.raises(EcglmError, match=told) as error:
         read_gold(write_gold(tmp_path, "ptb-test", [*good, item]), "ptb-test")
     assert "item 1" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_empty_answer_says_that_no_label_applies_and_is_none_elsewhere(tmp_path):
+    found = read_gold(write_gold(tmp_path, "ptb-test", gold_rows("ptb-test", [("q", "")])), "ptb-test")
+    assert found[0].answers == ("",)
+    for subset in ("csn-test-no-cot", "ecgqa-test", "ptb-test-report"):
+        with pytest.raises(EcglmError, match="empty_turn"):
+            read_gold(write_gold(tmp_path, subset, gold_rows(subset, [("q", "")])), subset)
 
 
 def test_empty_doubled_and_absent_files_are_refused(tmp_path):

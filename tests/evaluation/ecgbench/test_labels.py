@@ -120,9 +120,46 @@ def test_full_names_in_any_case_with_hyphen_or_blank(text, labels):
 
 
 @pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("NORM: No\nMI: Yes\nSTTC: absent\nCD: negative.\nHYP: No", {"MI"}),
+        ("NORM (no), MI (yes), CD (not seen)", {"MI"}),
+        ('{"NORM": 0, "MI": 1, "CD": false, "HYP": true}', {"MI", "HYP"}),
+        ("| MI | no |\n| CD | yes |", {"CD"}),
+        ("MI: no ST elevation, CD", {"MI", "CD"}),  # no verdict on MI itself
+        (
+            "\uff2d\uff29\uff0c\uff23\uff24\uff0c\u4e0d\u662f NORM",
+            {"MI", "CD", "NORM"},
+        ),  # full-width letters and commas
+        ("Answer:\n- MI\n* CD\n3. HYP\nThe axis is NORM", {"MI", "CD", "HYP"}),
+        ("Answer:\nMI\nCD", {"MI"}),
+    ],
+)
+def test_tables_objects_lists_and_full_width_signs(text, labels):
+    assert strict_labels(text, PTB.labels) == frozenset(labels)
+
+
+def test_a_size_is_no_verdict():
+    assert strict_labels("STE: 0.2 mV, STD: 0.", CPSC.labels) == {"STE"}
+
+
+def test_names_of_several_beats_and_hyphens_of_other_kinds():
+    assert strict_labels("frequent PVCs, no PACs, I\u2011AVB", CPSC.labels) == {"PVC", "I-AVB"}
+
+
+@pytest.mark.parametrize(
+    "text", ["ST depression in V1", "ST segment elevation", "ST changes", "ST and T abnormalities"]
+)
+def test_an_st_segment_is_no_sinus_tachycardia(text):
+    assert strict_labels(text, SUBSETS["code15-test"].labels) is None
+    assert strict_labels(f"ST; {text}", SUBSETS["code15-test"].labels) == {"ST"}
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("NORM", "NORM"),
+        ("ABNORMAL: no", None),
         ("ABNORMAL", "ABNORMAL"),
         ("The ECG is abnormal.", "ABNORMAL"),
         ("normal ECG", "NORM"),

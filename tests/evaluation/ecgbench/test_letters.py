@@ -72,6 +72,55 @@ def test_strict_rules_in_order(text, letter, rule):
     assert strict_letter(text, "ABCD", OPTIONS) == (letter, rule)
 
 
+@pytest.mark.parametrize(
+    ("text", "letter", "rule"),
+    [
+        ("**D**", "D", "alone"),
+        ("> b", "B", "alone"),
+        ("\\boxed{C}", "C", "alone"),
+        ("The final answer is $\\boxed{\\text{C}}$.", "C", "stated"),
+        ("B\n\nExplanation: the rhythm is irregular.", "B", "alone"),
+        ("A\nB\nC", None, "ambiguous"),
+        ("**Answer:** B", "B", "stated"),
+        ("<answer>B</answer>", "B", "stated"),
+        ('{"answer": "b"}', "B", "stated"),
+        ("{'answer': 'D'}", "D", "stated"),
+        ("The answer is \u201cB\u201d.", "B", "stated"),
+        ("Answer\uff1a\uff08\uff22\uff09", "B", "stated"),  # full-width colon, brackets and letter
+        ("The answer is therefore C.", "C", "stated"),
+        ("The answer would most likely be B", "B", "stated"),
+        ("The correct answer to the question is (B)", "B", "stated"),
+        ("The answer is not A.", None, "none"),
+        ("Answer: A, and B", None, "ambiguous"),
+        ("Answer: A or maybe B", None, "ambiguous"),
+        ("Answer: A+B", None, "ambiguous"),
+        ("Answer: A-V dissociation", None, "none"),
+        ("Answer: A normal ECG would not look so", None, "none"),  # the article, not the letter
+        ("Answer: A because it is slow", "A", "stated"),
+        ("A. one thing\nB. normal ECG", "A", "leading"),
+        ("No sinus bradycardia.", None, "denied"),
+        ("There is no evidence of a sinus bradycardia", None, "denied"),
+        ("No P waves, so not paced: sinus bradycardia", "D", "text"),
+    ],
+)
+def test_answers_as_chat_models_dress_them(text, letter, rule):
+    options = OPTIONS if rule in ("text", "denied") else ()
+    assert strict_letter(text, "ABCD", options) == (letter, rule)
+
+
+def test_the_list_of_options_repeated_is_no_choice():
+    options = ["Normal ECG", "Atrial fibrillation", "Paced"]
+    copied = "A. Normal ECG\nB. Atrial fibrillation\nC. Paced"
+    assert strict_letter(copied, "ABC", options) == (None, "ambiguous")
+    assert strict_letter(f"{copied}\nAnswer: B", "ABC", options) == ("B", "stated")
+    assert strict_letter("A. Normal ECG\nNot B. Atrial fibrillation", "ABC", options) == ("A", "leading")
+
+
+def test_long_runs_of_anything_are_read_at_once():
+    for text in ("answer" + " " * 50_000 + "x", "$" * 50_000, "\\boxed{" * 8_000, "A" + "\n" * 50_000, "(" * 50_000):
+        strict_letter(text, "ABCD", OPTIONS)
+
+
 def test_without_options_their_texts_cannot_help():
     assert strict_letter("Normal ECG", "ABCD") == (None, "none")
 

@@ -178,7 +178,7 @@ def test_items_of_another_form_are_counted(tmp_path):
     bad = [
         ("missing_id", {"image": "a.png", "conversations": talk("q", "MI")}),
         ("duplicate_id", {**good, "image": "h.png"}),
-        ("empty_turn", {"id": "e", "image": "g.png", "conversations": talk("q", " ")}),
+        ("empty_turn", {"id": "e", "image": "g.png", "conversations": talk(" ", "MI")}),
         ("no_turns", {"id": "n", "image": "g.png"}),
         ("malformed_item", [1]),
         ("bad_characters", {"id": "s", "image": "g.png", "conversations": talk("q", "\ud800")}),
@@ -298,8 +298,31 @@ def test_pictures_are_drawn_from_recordings_and_patients_known(store, tmp_path):
 
 
 def test_photographs_cannot_be_drawn(store, tmp_path):
-    with pytest.raises(EcglmError, match=r"no item can be used \(no_recording 8\)"):
+    with pytest.raises(EcglmError, match=r"no item can be used \(image_missing 8\)"):
         made(bare(tmp_path / "src"), tmp_path / "out", stores=[store], subsets=["mmmu-ecg"])
+
+
+def test_what_can_be_drawn_is_drawn_and_photographs_keep_their_pictures(source, store, tmp_path):
+    said = []
+    found = prepare_ecgbench(source, tmp_path / "out", stores=[store], pictures="clean", say=said.append)
+    assert set(found.items) == set(SUBSETS) and set(found.items.values()) == {5}
+    drawn = {"ptb-test", "ptb-test-report", "ecgqa-test"}  # the store is of PTB-XL
+    for subset in SUBSETS:
+        table = pq.read_table(source / subset).to_pylist()
+        for row in table:
+            kept = (tmp_path / "out" / "images" / row["image_path"]).read_bytes()
+            assert (kept != row["image"]["bytes"]) == (subset in drawn), subset
+    assert "arena: original pictures, it shows photographs" in said
+    assert "csn-test-no-cot: original pictures, no store has recordings of csn" in said
+    before = tree(tmp_path / "out")
+    made(source, tmp_path / "out", stores=[store], pictures="clean")
+    assert tree(tmp_path / "out") == before
+    with pytest.raises(
+        EcglmError, match=r"arena: no item can be used \(missing_id 1\)"
+    ):  # what is wrong with the data stops, as ever
+        write_parquet(tmp_path / "src", "arena", [{**rows(1)["arena"][0], "id": ""}])
+        write_parquet(tmp_path / "src", "ptb-test", rows(1)["ptb-test"])
+        made(tmp_path / "src", tmp_path / "bad", stores=[store])
 
 
 def test_stores_beside_original_pictures_only_tell_the_patients(source, store, tmp_path):

@@ -160,6 +160,7 @@ def test_p09_a_row_without_prompt_takes_the_candidates_of_the_row_before(tmp_pat
         ('{"id": "ptb-test-0"}\n', "has no text"),
         ('{"id": "nobody", "text": "MI"}\n', "'nobody' is not in the data"),
         ('["MI"]\n', "an object is needed"),
+        ('{"id": ' + "9" * 5000 + "}\n", "not valid JSON"),
     ],
 )
 def test_what_crashes_the_original_is_one_line_here(tmp_path, lines, told):
@@ -189,6 +190,20 @@ def test_p03_p07_files_of_another_length_are_left_out_but_use_up_dice(tmp_path):
     assert score.figures["accuracy"] == drawn.count("A") / 200
 
 
+def test_an_empty_file_of_choices_is_left_out_like_any_of_another_length(tmp_path):
+    answers = choices(tmp_path, "mmmu-ecg", 200, "A")
+    write_answers(tmp_path / "p" / "mmmu-ecg" / "step-1.jsonl", {})
+    write_answers(tmp_path / "p" / "mmmu-ecg" / "step-final.jsonl", answers)
+    scores = score_pulse(find_files(tmp_path / "p"), golds(tmp_path / "gold"))
+    assert {key: score.figures for key, score in scores["mmmu-ecg"].items()} == {99999: {"accuracy": 1.0}}
+
+
+def test_verified_vectors_through_files_where_an_empty_answer_is_no_label(tmp_path):
+    pairs = [("q", "NORM"), ("q", ""), ("q", "MI"), ("q", "")]
+    figures = score_one(tmp_path, "ptb-test", pairs, ["NORM", "", "", ""]).figures
+    assert figures == pytest.approx({"f1": 0.5, "auc": 0.75, "hl": 0.125}, abs=1e-12)
+
+
 def test_dice_go_from_mmmu_to_csn_to_g12(tmp_path):
     sizes = {"mmmu-ecg": 200, "csn-test-no-cot": 1611, "g12-test-no-cot": 2026}
     for task, num in sizes.items():
@@ -205,6 +220,8 @@ def test_mmmu_compares_whole_values_the_others_first_characters(tmp_path):
     assert score_one(tmp_path / "a", "mmmu-ecg", [("q", "A. x")], ["A"]).figures["accuracy"] == 0.0
     assert score_one(tmp_path / "b", "csn-test-no-cot", [("q", "A. x")], ["A"]).figures["accuracy"] == 1.0
     assert not score_one(tmp_path / "c", "csn-test-no-cot", [("q", "A")], ["A"]).counted
+    score = score_one(tmp_path / "d", "g12-test-no-cot", [("q", list("B. x"))], ["B"])  # a list of characters
+    assert score.figures["accuracy"] == 1.0
 
 
 def test_files_are_found_by_the_words_in_their_whole_path(tmp_path):

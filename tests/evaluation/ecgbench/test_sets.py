@@ -40,6 +40,12 @@ def test_pulse_finds_no_in_none_and_the_empty_candidate_everywhere():
         ("I think so", {"i think so"}, False),
         ("", set(), False),
         ("Reasons.\nAnswer: yes", {"yes"}, True),
+        ("**Yes**", {"yes"}, True),
+        ("`yes`.", {"yes"}, True),
+        ("- lead I\n2. lead II", {"lead i", "lead ii"}, True),
+        ('["lead I", "lead II"]', {"lead i", "lead ii"}, True),
+        ("lead I\uff0clead II\u3002", {"lead i", "lead ii"}, True),
+        ("lead I" + " " * 50_000 + "and lead II", {"lead i", "lead ii"}, True),
     ],
 )
 def test_strict_splits_at_commas_lines_and_the_word_and(text, found, known):

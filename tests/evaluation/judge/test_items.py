@@ -63,6 +63,8 @@ def test_the_turns_of_a_conversation_are_one_item(tmp_path):
         ([{"reference": "x", "prediction": "y"}], "row 1: field id"),
         ([row(id=True)], "field id"),
         ([row(id=" ")], "field id"),
+        ([row(id="a\ud800")], "field id holds a broken character"),
+        ([row(patient_id="a\ud800")], "field patient_id holds a broken character"),
         ([row(reference="")], "no reference"),
         ([row(reference=None)], "no reference"),
         ([row(prediction=None)], "neither prediction nor error"),

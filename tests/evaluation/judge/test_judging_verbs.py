@@ -177,6 +177,12 @@ def test_mistakes_are_one_line(predictions, capsys, args, words):
     assert words in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--seed", "--num-resamples"])
+def test_draws_below_zero_are_one_line(predictions, capsys, option):
+    args = ["judge", str(predictions), "--rubric", "report", "--provider", "dummy", option, "-1"]
+    assert main(args) == 2 and "0 or more" in capsys.readouterr().err
+
+
 def test_a_missing_or_wrong_key_ends_it_before_the_first_item(predictions, capsys, monkeypatch):
     with LlmServer([Status(401, f"Incorrect API key provided: {KEY}")]) as server:
         args = ["judge", str(predictions), "--rubric", "report", *endpoint(server), "--concurrency", "1"]

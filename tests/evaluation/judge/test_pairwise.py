@@ -138,3 +138,9 @@ def test_the_dummy_prefers_more_words_of_the_reference(tmp_path):
     )
     assert (found.summary["wins"], found.summary["losses"]) == (1, 1)
     assert any("mean nothing" in text for text in found.summary["warnings"])
+
+
+def test_a_judge_who_fails_at_all_leaves_no_summary(tmp_path):
+    with LlmServer("no verdict") as server, pytest.raises(EcglmError, match="none of 2 items could be judged"):
+        run([item(1, "good"), item(2, "good")], [item(1, "bad"), item(2, "")], server, tmp_path)
+    assert not (tmp_path / "out" / "judge.json").exists()

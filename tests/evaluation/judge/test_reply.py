@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -192,3 +193,20 @@ def test_winners(said, winner):
 def test_no_winner(text):
     with pytest.raises(BadReply):
         parse_winner(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```json\n" + "\n" * 20000 + "{", "```" + "\n " * 20000 + "x\n```", '{"Diagnosis": {"Score":' + " " * 20000],
+)
+def test_endless_blank_lines_take_no_time(text):
+    begun = time.process_time()
+    for read in (parse_reply, loose_scores):
+        with pytest.raises(BadReply):
+            read(text, REPORT)
+    assert time.process_time() - begun < 1.0
+
+
+def test_half_a_character_in_an_explanation_can_be_written():
+    found = parse_reply(json.dumps(good()).replace("why", "\\ud83d"), REPORT)
+    assert found["Rhythm"][0].explanation == "?"

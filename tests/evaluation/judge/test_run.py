@@ -300,9 +300,9 @@ def test_a_model_with_a_temperature_of_its_own(tmp_path):
     with LlmServer(script) as server:
         with pytest.raises(EcglmError, match=r"refused_request \(400 \(temperature 0 is not supported"):
             run([item()], server, tmp_path)
-        with pytest.raises(StaleOutputError):
-            run([item()], server, tmp_path, asking=Asking(temperature=None))
-        found = run([item()], server, tmp_path, asking=Asking(temperature=None), overwrite=True)
+        found = run(
+            [item()], server, tmp_path, asking=Asking(temperature=None)
+        )  # where nothing was judged, no --overwrite
     assert found.summary["judge"]["temperature"] is None and found.summary["n_judged"] == 1
 
 
@@ -385,3 +385,21 @@ def test_instructions_inside_a_report_are_data(tmp_path):
 
 def test_the_dummy_is_a_closed_form():
     assert overlap("a b c d", "A B x y") == 0.5 and overlap("a", "") == 0.0
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_anything_is_paid_for(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with LlmServer(grade()) as server, pytest.raises(EcglmError, match="cannot be kept here"):
+        run([item()], server, tmp_path)
+    assert server.paid == 0 and not server.requests
+
+
+def test_half_told_usage_is_estimated_in_its_other_half(tmp_path):
+    with LlmServer([Reply(grade(), usage={"prompt_tokens": 7})]) as server:
+        usage = run([item()], server, tmp_path).summary["usage"]
+    assert usage["prompt_tokens"] == 7 and usage["completion_tokens"] > 10 and usage["estimated"] == 1
+
+
+def test_the_bound_of_a_call_holds_for_letters_of_several_bytes():
+    asking = Asking(max_tokens=1, price=(1e6, 0.0), max_cost=1.0)
+    assert asking.most("心" * 100) >= 300 and asking.most("ab" * 100) >= 100

@@ -83,6 +83,8 @@ def test_gold_labels_come_from_the_answer_list_where_there_is_one(make_row):
         ("60 to 100", None),
         ("fast", None),
         ("V1", None),
+        ("\u221230 degrees", -30.0),  # a minus sign, not a hyphen
+        ("9" * 400, None),  # beyond what a float holds
         ("", None),
     ],
 )

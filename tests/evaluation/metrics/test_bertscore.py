@@ -93,3 +93,10 @@ def test_without_a_model_the_rest_is_computed_and_the_reason_said(tmp_path):
     reason = found["unavailable"]["bertscore_f1"]
     assert "cannot be read" in reason and "\n" not in reason
     assert registry.get("metrics", "bertscore_f1").lacks([{}]), "outside of score no model is in use"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    """Not as a hub id with wrong characters."""
+    with bertscore.computed_with(f"{tmp_path}/none"):
+        reason = registry.get("metrics", "bertscore_f1").lacks([{"reference": "a", "prediction": "a"}])
+    assert reason == f"the model {tmp_path}/none cannot be read: no such folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 
 import pytest
 
@@ -90,6 +91,38 @@ SENTENCES = [
     ("Rhythm was previously atrial flutter.", "-AFLT"),
     ("LVH. No LVH.", "LVH"),  # the strongest mention counts
     ("Everything else is unremarkable", ""),
+    ("Atrial fibrillation has replaced sinus rhythm", "AFIB -SR"),
+    ("Sinus rhythm is replaced by atrial fibrillation", "-SR AFIB"),
+    ("Prior ECG showed LBBB, now sinus rhythm", "-CLBBB SR"),
+    ("Inconsistent with infarction.", "-MI"),
+    ("It is unlikely that this is an infarct.", "-MI"),
+    ("Unlikely inferior infarct.", "-IMI"),
+    ("LVH? Sinus rhythm.", "?LVH SR"),
+    ("? inferior infarct", "?IMI"),
+    ("LVH: No", "-LVH"),
+    ("PR interval is within normal limits.", ""),
+    ("Heart rate and intervals are within normal limits.", ""),
+    ("QRS within normal limits, LVH", "LVH"),
+    ("No significant abnormalities were detected.", "NORM"),
+    ("LVH criteria not met", "-LVH"),
+    ("Could represent LVH", "?LVH"),
+    ("AFL with 2:1 AV block", "AFLT 2AVB"),
+    ("LVH: no, RBBB: yes", "-LVH CRBBB"),
+    ("Sinus rhythm - no LVH", "SR -LVH"),
+    ("LVH - negative", "-LVH"),
+    ("Non-ST-elevation myocardial infarction", "MI"),
+    ("ST elevation myocardial infarction of the inferior wall", "IMI"),
+    ("STE in V2, STD and TWI in III", "STE_ STD_ INVT"),
+    ("T waves are deeply inverted", "INVT"),
+    ("prolonged p-r interval", "LPR"),
+    ("The QTc interval is mildly prolonged", "LNGQT"),
+    ("1° AV block, 2nd degree AVB, CHB", "1AVB 2AVB 3AVB"),
+    ("First degree AVB", "1AVB"),
+    ("Afib/flutter", "AFIB AFLT"),
+    ("Biatrial enlargement, biventricular hypertrophy", "LAO/LAE RAO/RAE LVH RVH"),
+    ("Inferior-posterior infarct", "IPMI"),
+    ("Nonspecific ST and T wave abnormality", "NDT"),
+    ("Nonspecific ST and T wave changes", "NST_"),
     ("", ""),
     ("心电图正常", ""),
 ]
@@ -109,6 +142,13 @@ def test_a_report_is_read_sentence_by_sentence():
     text = "Atrial fibrillation; rate 72.5 bpm. No ischemia\nLVH! Possible RVH"
     assert findings(text) == {"AFIB": "present", "ISC_": "absent", "LVH": "present", "RVH": "uncertain"}
     assert findings(text.upper()) == findings(text)
+
+
+@pytest.mark.parametrize("part", ["no ", "no lvh or ", "no lvh, ", "lvh absent, ", "possible ", "but no ", "?", "a - "])
+def test_an_endless_answer_is_read_in_linear_time(part):
+    start = time.process_time()
+    findings((part * 100_000)[:100_000])
+    assert time.process_time() - start < 5  # quadratic time takes minutes
 
 
 def test_patterns_stand_for_every_phrase():
@@ -148,7 +188,7 @@ def test_reports_of_ptb_xl_against_their_statements(ptb_xl):
     """English reports (original, or by the lossless dictionary) against the SCP statements cardiologists gave.
 
     They do not say the same: statements were set by others than the reports' authors. Measured: statements 1665 found
-    rightly, 443 not given, 485 not found; classes 687, 104, 281.
+    rightly, 445 not given, 485 not found; classes 687, 104, 281.
     """
     source = PtbXl(root=ptb_xl, resolution="100")
     classes = statements()

@@ -268,3 +268,10 @@ def test_tables_start_anew_when_they_are_full(monkeypatch):
         assert table(rows)[:, 0].tolist() == [n + 2, n + 1]
         numbers, ends = words([f"a{n} | b", "|"])
         assert numbers[1] == 0 and numbers[-1] == 0 and ends.tolist() == [0, 3, 4]
+        # answers and references are cut in two calls, between which the table may become full
+        assert words([f"c{n} d"])[0].tolist()[0] == words([f"e{n} c{n}"])[0].tolist()[1]
+
+
+def test_a_reference_without_tokens_scores_zero():
+    """The 13a tokenizer removes "<skipped>"; sacrebleu says 0 too."""
+    assert value("bleu_sacre", [("<skipped>", "<skipped>")]) == 0.0

@@ -11,7 +11,7 @@ from ecglm.errors import RejectedRecord
 from ecglm.evaluation.answerers.base import Reply, Request
 from ecglm.evaluation.answerers.pictures import shown_picture
 from ecglm.evaluation.controls import REAL, apply_control
-from ecglm.evaluation.predict_checks import check_pipeline
+from ecglm.evaluation.predict_checks import ModelFacts
 from ecglm.models.assistant import Assistant
 from ecglm.models.checkpoint import Bundle, from_pretrained
 from ecglm.models.generate import generate
@@ -39,7 +39,7 @@ class ElmAnswerer:
         bundle = from_pretrained(folder)
         bundle.elm.to(device)
         opened = [SegmentStore(s) for s in stores]
-        check_pipeline(bundle.pipeline, opened)
+        ModelFacts.of(folder).check_stores(opened)
         return cls(Path(folder).name, bundle, EcgSource(opened, bundle.representation), max_new_tokens)
 
     def written_by(self, chat: ChatFormat) -> ElmAnswerer:

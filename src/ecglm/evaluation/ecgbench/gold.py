@@ -53,9 +53,9 @@ def read_gold(path: str | Path, subset: str, patients: Mapping[str, str] | None 
     """Items of a subset in the file's order. path: the folder of ``{subset}.json``, or the file itself. patients:
     record → patient, where more are known than ``patients.json`` beside the file says.
 
-    Accepts ``No`` for ``id``, ``image`` or ``image_path``, ``conversation`` for ``conversations``, and values that are
-    lists of texts or characters. Raises EcglmError, one line, for a missing or broken file, an item of another form,
-    two items of one id, and a file without items.
+    Accepts ``No`` for ``id``, ``image`` or ``image_path``, ``conversation`` for ``conversations``, values that are
+    lists of texts or characters, and an empty answer where it says that no label applies. Raises EcglmError, one line,
+    for a missing or broken file, an item of another form, two items of one id, and a file without items.
     """
     facts, source = subset_named(subset), gold_file(path, subset)
     known = {**_patients(source.parent), **(patients or {})}
@@ -101,7 +101,7 @@ def gold_item(item: Any, subset: Subset, patients: Mapping[str, str] | None = No
     spoken = [turn for turn in turns if turn.role != "system"]
     if [t.role for t in spoken] != ["user", "assistant"] * (len(spoken) // 2) or not spoken:
         raise RejectedRecord("turn_order", f"item '{item_id}': found {' '.join(t.role for t in turns) or 'none'}")
-    if any(not turn.text for turn in spoken):
+    if any(not turn.text and (turn.role == "user" or subset.kind != "multi-label") for turn in spoken):
         raise RejectedRecord("empty_turn", f"item '{item_id}': a question or an answer is empty")
     if subset.kind == "arena":
         turns = [t for t in turns if t.role == "system"] + spoken[: 2 * ARENA_ROUNDS]

@@ -28,7 +28,6 @@ from ecglm.evaluation.predict_checks import (
     check_controls,
     check_modalities,
     check_numbers,
-    check_pipeline,
     check_unseen,
     try_perturbations,
 )
@@ -211,9 +210,9 @@ def _check(spec: ModelSpec, name: str, controls: Sequence[str], stores: Sequence
                 f"{', '.join((*PICTURE_CONTROLS[1:], 'swap', 'no-ecg'))}"
             )
     if spec.stores:
-        representation, pipeline = ModelFacts.of(spec.source).settings()
-        check_modalities(representation, controls)
-        check_pipeline(pipeline, stores)
+        facts = ModelFacts.of(spec.source)
+        check_modalities(facts.settings()[0], controls)
+        facts.check_stores(stores)
         try_perturbations(controls, stores)
     if template not in TEMPLATES:
         raise EcglmError(f"--arena-template: no '{template}'; {', '.join(TEMPLATES)}")

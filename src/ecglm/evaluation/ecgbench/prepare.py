@@ -74,8 +74,9 @@ def prepare_ecgbench(
 
     source: a dataset of the hub, a folder of ``<subset>/*.parquet`` or ``<subset>.json``, or one such file. pictures:
     ``original`` bytes, never re-encoded, or drawn from the recordings in ``stores``: ``clean`` or with the ``pulse``
-    synthesis; without a word original, with stores clean. Stores also say whose the recordings are
-    (``patients.json``). limit: the first so many items of each subset.
+    synthesis; without a word original, with stores clean. Subsets of photographs, and of recordings of a source that
+    no store has, keep their original pictures then; without any they are left out, unless named. Stores also say whose
+    the recordings are (``patients.json``). limit: the first so many items of each subset.
 
     An item that cannot be used is left out, logged in ``rejects.jsonl`` and counted: ``malformed_item``,
     ``missing_id``, ``duplicate_id``, ``turn_order`` …, ``image_missing``, ``image_corrupt``, ``image_too_large``,
@@ -91,7 +92,8 @@ def prepare_ecgbench(
     if limit is not None and limit < 1:
         raise ConfigError("--limit: 1 or more")
     opened = [SegmentStore(store) for store in stores]
-    asked = [s for s in subsets_named(subsets) if subsets or chosen == "original" or s.source]
+    sources = {record.split("/", 1)[0] for store in opened for record in store.records()}
+    asked = subsets_named(subsets)
     settings: dict[str, Any] = {"format": FORMAT, "pictures": chosen, "limit": limit}
     if chosen != "original":
         settings |= {"seed": seed, "size": list(SIZE)}
@@ -99,7 +101,7 @@ def prepare_ecgbench(
     folder = Path(out)
     root = source_folder(str(source), asked, revision)
     found = find_subsets(root, asked, bool(subsets))
-    get = Originals(root) if chosen == "original" else Drawn(opened, chosen, seed)
+    originals, drawn = Originals(root), None if chosen == "original" else Drawn(opened, chosen, seed)
     with files.folder_lock(folder):
         plan = files.plan_fingerprint(KIND, settings, inputs)
         done = _done(folder, files.output_state(folder, KIND, plan, overwrite), plan)
@@ -112,8 +114,18 @@ def prepare_ecgbench(
                         f"{folder}: {name} was made from other files; use --overwrite, or another --out"
                     )
                 continue
+            subset = SUBSETS[name]
+            get = drawn if drawn is not None and subset.source in sources else originals
+            if drawn is not None and get is originals:
+                say(f"{name}: original pictures, {_why_not_drawn(subset)}")
             _open_again(folder, done, plan)
-            part = _subset(SUBSETS[name], paths, folder, get, chosen != "original", limit, say)
+            part = _subset(subset, paths, folder, get, limit, say)
+            if not part.rows:
+                if drawn is None or get is drawn or subsets or {r["reason"] for r in part.rejects} != {"image_missing"}:
+                    raise EcglmError(f"{name}: no item can be used {_reasons(part)}")
+                say(f"{name}: left out, its pictures are not in {root}")
+                continue
+            files.write_text(folder / f"{name}.json", "[\n" + ",\n".join(part.rows) + "\n]\n")
             files.write_json(folder / _PARTS / f"{name}.json", _facts(folder, name, sha, part))
             done[name] = files.read_json(folder / _PARTS / f"{name}.json")
         if not (folder / files.MANIFEST).exists():
@@ -146,11 +158,11 @@ def _subset(
     paths: Sequence[Path],
     folder: Path,
     get: Originals | Drawn,
-    drawn: bool,
     limit: int | None,
     say: Callable[[str], None],
 ) -> _Part:
-    part, ids = _Part(), set[str]()
+    """The items that can be used, their pictures written, and those that cannot."""
+    part, ids, drawn = _Part(), set[str](), isinstance(get, Drawn)
     for position, value, cell in read_items(paths, with_pictures=not drawn):
         if limit is not None and position >= limit:
             break
@@ -175,13 +187,19 @@ def _subset(
             part.records.add(item.record)
         if (position + 1) % _EVERY == 0:
             say(f"{subset.name}: {position + 1} items read, {len(part.rejects)} left out")
-    if not part.rows:
-        reasons = ", ".join(f"{r} {n}" for r, n in Counter(r["reason"] for r in part.rejects).items()) or "it is empty"
-        first = f"; first: {part.rejects[0]['detail']}" if part.rejects else ""
-        raise EcglmError(f"{subset.name}: no item can be used ({reasons}){first}")
-    joined = ",\n".join(part.rows)
-    files.write_text(folder / f"{subset.name}.json", f"[\n{joined}\n]\n")
     return part
+
+
+def _reasons(part: _Part) -> str:
+    """Why no item could be used, with the first one's own words."""
+    reasons = ", ".join(f"{r} {n}" for r, n in Counter(r["reason"] for r in part.rejects).items()) or "it is empty"
+    return f"({reasons})" + (f"; first: {part.rejects[0]['detail']}" if part.rejects else "")
+
+
+def _why_not_drawn(subset: Subset) -> str:
+    if not subset.source:
+        return "it shows photographs"
+    return f"no store has recordings of {subset.source}"
 
 
 def _with_path(item: Any, cell: Any) -> Any:

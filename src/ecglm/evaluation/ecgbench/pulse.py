@@ -132,9 +132,11 @@ def score_file(path: Path, subset: Subset, gold: Sequence[GoldItem], stream: Ran
     values = {item.id: _gold_value(item) for item in gold}
     read = {"multi-label": _labels, "choice": _letters, "set": _sets}[subset.kind]
     items = tuple(read(path, subset, values, stream))
+    key = model_key(path)
+    if not items and subset.kind == "choice":
+        return PulseScore(key, path, {"accuracy": NAN}, counted=False)
     if not items:
         raise EcglmError(f"{path}: holds no rows, and the original scorer stops at an empty file; leave it out")
-    key = model_key(path)
     if subset.kind == "multi-label":
         classes = tuple(sorted(set().union(*(item.right for item in items))))
         if not classes:
@@ -197,7 +199,7 @@ def _rows(path: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, Any, Map
         place = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
             what = "blank" if not line.strip() else "not valid JSON"
             raise EcglmError(f"{place}: {what}, the original scorer stops here; mode strict says more") from error
         if not isinstance(row, dict):
@@ -223,7 +225,7 @@ def _letters(path: Path, subset: Subset, values: Mapping[str, Any], stream: Rand
             letter = pulse_letter(answer)
         except EcglmError as error:
             raise EcglmError(f"{path}: row '{row_id}': {error}") from error
-        right = values[row_id] if subset.name == "mmmu-ecg" else values[row_id][:1]
+        right = values[row_id] if subset.name == "mmmu-ecg" else values[row_id][0]
         read = stream.choice(subset.letters) if letter is None else letter
         yield PulseItem(row_id, frozenset({str(right)}), frozenset({read}), letter is None)
 

@@ -11,7 +11,9 @@ from ecglm.evaluation.ecgbench.labels import answer_line
 from ecglm.evaluation.metrics.base import normalise
 
 _PIECES = re.compile(r"[,;\n]")
-_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+_BULLET = re.compile(r"^(?:[-+*\u2022]|\d+[.)])\s+")
+_DRESS = " \t*_`'\"\u2018\u2019\u201c\u201d()[]{}"
+_AND = re.compile(r" and ", re.IGNORECASE)
 
 
 def pulse_candidates(prompt: str | Mapping[str, Any]) -> list[str]:
@@ -31,10 +33,18 @@ def strict_set(text: str, options: Sequence[str]) -> tuple[frozenset[str], bool]
     known = {normalise(option) for option in options}
     found: set[str] = set()
     for piece in _PIECES.split(answer_line(text)):
-        whole = normalise(piece)
-        found |= {whole} if whole in known else {normalise(part) for part in _AND.split(piece)}
+        whole = _bare(piece, known)
+        found |= {whole} if whole in known else {_bare(part, known) for part in _AND.split(" ".join(piece.split()))}
     found.discard("")
     return frozenset(found), bool(found & known) if known else bool(found)
+
+
+def _bare(piece: str, known: set[str]) -> str:
+    """A piece normalised; without quotes, bullets, brackets and marks of emphasis unless it is an option with them."""
+    whole = normalise(piece)
+    return (
+        whole if whole in known else normalise(_BULLET.sub("", piece.strip()).strip(_DRESS).rstrip(".").strip(_DRESS))
+    )
 
 
 def gold_set(answers: Sequence[str]) -> frozenset[str]:

@@ -33,10 +33,12 @@ _CPSC: dict[str, tuple[str, ...]] = {
     "PAC": (
         *("premature atrial contraction", "premature atrial contractions", "premature atrial complex"),
         *("premature atrial complexes", "atrial premature beat", "atrial premature beats"),
+        "PACs",
     ),
     "PVC": (
         *("premature ventricular contraction", "premature ventricular contractions", "premature ventricular complex"),
         *("premature ventricular complexes", "ventricular premature beat", "ventricular premature beats"),
+        "PVCs",
     ),
     "STD": ("ST depression", "ST segment depression"),
     "STE": ("ST elevation", "ST segment elevation"),

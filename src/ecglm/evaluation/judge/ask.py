@@ -69,7 +69,9 @@ class Asking:
 
     def most(self, prompt: str) -> float:
         """What one call may cost at most."""
-        return self.cost({"prompt_tokens": len(prompt) // _FEW_CHARACTERS + 50, "completion_tokens": self.max_tokens})
+        other = sum(len(c.encode(errors="replace")) for c in prompt if not c.isascii())  # a token a byte, at worst
+        tokens = len(prompt) // _FEW_CHARACTERS + other + 100  # and the note of a second try
+        return self.cost({"prompt_tokens": tokens, "completion_tokens": self.max_tokens})
 
 
 @dataclass
@@ -176,10 +178,10 @@ def _affordable(keys: list[str], prompts: Mapping[str, str], asking: Asking, pai
 
 
 def _count(reply: ChatReply, prompt: str, usage: dict[str, int], paid: Paid) -> None:
-    told = dict(reply.usage)
-    if not told:
+    told = {"prompt_tokens": estimate_tokens(prompt), "completion_tokens": estimate_tokens(reply.text)}
+    if not told.keys() <= reply.usage.keys():
         usage["estimated"] = usage.get("estimated", 0) + 1
-        told = {"prompt_tokens": estimate_tokens(prompt), "completion_tokens": estimate_tokens(reply.text)}
+    told |= reply.usage
     paid.calls += 1
     usage["calls"] = usage.get("calls", 0) + 1
     for total in (usage, paid.usage):

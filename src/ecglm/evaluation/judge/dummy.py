@@ -28,7 +28,9 @@ class DummyJudge:
     def chat_many(self, talks: Sequence[Messages], *, on_done: OnDone | None = None, **_: Any) -> list[Outcome]:
         results: list[Outcome] = []
         for position, talk in enumerate(talks):
-            reply = ChatReply(self._answer(str(talk[-1]["content"])), "stop", {"prompt_tokens": 0})
+            reply = ChatReply(
+                self._answer(str(talk[-1]["content"])), "stop", {"prompt_tokens": 0, "completion_tokens": 0}
+            )
             results.append(reply)
             if on_done is not None and on_done(position, reply):
                 break

@@ -79,6 +79,8 @@ def _item(row: Mapping[str, Any], where: str) -> Item:
     item_id = row.get("id", row.get("question_id"))
     if isinstance(item_id, bool) or not isinstance(item_id, str | int) or not str(item_id).strip():
         raise EcglmError(f"{where}: field id must be text or a number, found {item_id!r:.60}")
+    for name in ("id", "question_id", "patient_id", "control"):
+        _check_savable(row.get(name), f"{where}: field {name}")
     reference = row.get("reference")
     if not isinstance(reference, str) or not reference.strip():
         raise EcglmError(f"{where}: id '{item_id}' has no reference (text); there is nothing to judge against")
@@ -97,6 +99,12 @@ def _item(row: Mapping[str, Any], where: str) -> Item:
         control=str(row.get("control") or REAL),
         state="failed" if row.get("error") else "answered" if (prediction or "").strip() else "empty",
     )
+
+
+def _check_savable(value: Any, what: str) -> None:
+    """EcglmError for a text with half a character in it (a lone surrogate), which no file can hold."""
+    if isinstance(value, str) and value.encode(errors="replace").decode() != value:
+        raise EcglmError(f"{what} holds a broken character: {value!a:.80}")
 
 
 def _whole(row: Mapping[str, Any], name: str, where: str) -> int:
@@ -160,6 +168,9 @@ def ecgbench_items(path: Path, data: str | Path, subset: str) -> list[Item]:
     Raises EcglmError for a row without id, an id twice, and an id that gold does not have.
     """
     gold = {item.id: item for item in read_gold(data, subset)}
+    for item in gold.values():
+        _check_savable(item.id, f"{data}, {subset}: id")
+        _check_savable(item.patient_id, f"{data}, {subset}: patient")
     rows: dict[str, Mapping[str, Any]] = {}
     for number, row in enumerate(files.read_jsonl(path), 1):
         where, item_id = f"{path}, row {number}", row.get("question_id", row.get("id"))

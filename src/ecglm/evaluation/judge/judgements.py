@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,15 @@ class Cache:
         except (OSError, ValueError):
             return None
         return as_judged(found) if isinstance(found, dict) and found.get("key") == key else None
+
+    def check(self) -> None:
+        """EcglmError where nothing can be kept: said before anything is paid for."""
+        probe = self.folder / f".probe-{os.getpid()}"
+        try:
+            files.write_text(probe, "")
+            probe.unlink(missing_ok=True)
+        except EcglmError as error:
+            raise EcglmError(f"--cache {self.folder}: paid replies cannot be kept here ({error})") from error
 
     def put(self, key: str, judged: Judged) -> None:
         files.write_json(self._path(key), {"key": key, **as_facts(judged)})
@@ -165,7 +175,7 @@ def bind(
         raise EcglmError(f"{out}: is a file, a folder is made here; choose another --out")
     if out.exists() and any(out.iterdir()) and not path.exists():
         raise EcglmError(f"{out}: exists and holds no judgements; choose another --out")
-    if path.exists() and not overwrite and files.read_json(path) != plan:
+    if path.exists() and not overwrite and files.read_json(path) != plan and _has_judgements(out):
         raise StaleOutputError(
             f"{out}: judged with another rubric, rubric version or judge; "
             "use --overwrite to replace it, or another --out"
@@ -178,6 +188,12 @@ def bind(
             )
         (out / SUMMARY).unlink()
     files.write_json(path, plan)
+
+
+def _has_judgements(out: Path) -> bool:
+    """Whether anything was judged here: a run that never got an answer (a wrong address) binds nobody."""
+    items = (out / ITEMS).glob("*.json")
+    return (out / SUMMARY).exists() or any(b'"state": "judged"' in path.read_bytes() for path in items)
 
 
 @dataclass(frozen=True)

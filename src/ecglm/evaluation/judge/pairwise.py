@@ -18,7 +18,7 @@ from ecglm.evaluation.judge.judgements import ITEMS, SUMMARY, Cache, Judged, as_
 from ecglm.evaluation.judge.prompts import preference_prompt
 from ecglm.evaluation.judge.reply import BadReply, parse_winner
 from ecglm.evaluation.judge.rubric import Rubric
-from ecglm.evaluation.judge.run import JudgeRun, Plan, Progress, plan_of, usage_of
+from ecglm.evaluation.judge.run import JudgeRun, Plan, Progress, check_any, plan_of, usage_of
 from ecglm.evaluation.statistics import FEW_PATIENTS, patient_bootstrap
 
 FORMAT = "ecglm-preference"
@@ -127,6 +127,8 @@ def prefer(
                 by_key.setdefault(key, []).append(pair)
         say(f"{len(pairs)} pairs, each in both orders: {len(prompts)} prompts to ask")
         progress = Progress(len(prompts), say)
+        if prompts:
+            kept.check()
 
         def finish(key: str, judged: Judged) -> None:
             if judged.state == "judged":
@@ -140,6 +142,7 @@ def prefer(
         left = ask_each(model, prompts, parse_winner, finish, asking, paid)
         if left:
             raise too_little(asking, left, progress.number)
+        check_any([*known.values()])
         for pair in pairs:
             if not any(key in prompts for key in pair.keys):
                 _write(out, pair, known)

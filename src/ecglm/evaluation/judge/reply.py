@@ -13,7 +13,6 @@ from typing import Any
 from ecglm.evaluation.judge.rubric import Criterion, Rubric, norm
 
 _SCORE_KEYS = ("score", "rating")
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL | re.IGNORECASE)
 #: More entries than this for one criterion are no grading any more.
 MAX_ENTRIES = 100
 
@@ -79,14 +78,22 @@ def json_object(text: str) -> dict[str, Any]:
     text = text.strip().removeprefix("\ufeff").strip()
     if not text:
         raise BadReply("empty_reply", "the reply is empty")
-    fenced = _FENCE.fullmatch(text)
     try:
-        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        found = json.loads(_unfenced(text), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits too
         raise BadReply("not_json", "the reply is not one JSON object") from error
     if not isinstance(found, dict):
         raise BadReply("not_json", "the reply is not one JSON object")
     return found
+
+
+def _unfenced(text: str) -> str:
+    """A text without the code fence that it stands in. No regular expression: replies of blank lines alone are long."""
+    if len(text) < 6 or not text.startswith("```") or not text.endswith("```"):
+        return text
+    language, _, inner = text[3:-3].partition("\n")
+    own_line = inner.rstrip(" \t").endswith("\n")
+    return inner if language.strip().casefold() in ("", "json") and own_line else text
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -117,7 +124,9 @@ def _entry(criterion: Criterion, value: Any) -> Entry:
     if len(scores) != 1:
         raise BadReply("bad_entry", f"{criterion.name} needs one Score")
     explanation = next((v for k, v in value.items() if norm(k) == "explanation"), "")
-    return Entry(_number(criterion, scores[0]), explanation if isinstance(explanation, str) else "")
+    explanation = explanation if isinstance(explanation, str) else ""
+    explanation = explanation.encode(errors="replace").decode()  # half a character, escaped, could not be written
+    return Entry(_number(criterion, scores[0]), explanation)
 
 
 def _number(criterion: Criterion, value: Any) -> float:
@@ -135,11 +144,11 @@ def _number(criterion: Criterion, value: Any) -> float:
 
 # --- sums in place of scores, which GEM's scorers work out
 
-_SUM = re.compile(r'("(?:Score|Rating)"\s*:\s*)([-+*/().\d\s]{1,80}?)(\s*[,}\n])', re.IGNORECASE)
+_SUM = re.compile(r'("(?:Score|Rating)"\s{0,20}:\s{0,20})([-+*/().\d][-+*/().\d\s]{0,79})(?=[,}])', re.IGNORECASE)
 
 
 def _with_sums(text: str) -> str:
-    return _SUM.sub(lambda m: m[1] + _worked_out(m[2]) + m[3], text)
+    return _SUM.sub(lambda m: m[1] + _worked_out(m[2]), text)
 
 
 def _worked_out(expression: str) -> str:

@@ -157,6 +157,8 @@ def judge_items(
             f"{len(work.prompts)} prompts to ask"
         )
         done = Progress(len(work.prompts), say)
+        if work.prompts:
+            kept.check()
 
         def finish(key: str, judged: Judged) -> None:
             if judged.state == "judged":
@@ -170,7 +172,7 @@ def judge_items(
         if left:
             raise too_little(asking, left, done.number)
         found = [work.ready[item.key] for item in items]
-        _check_any(found)
+        check_any(found)
         summary = summarise(items, found, rubric, judge, aggregate, num_resamples=num_resamples, seed=seed)
         summary["inputs"] = dict(inputs or {})
         summary["usage"] = usage_of({work.keys[i.key]: f for i, f in zip(items, found, strict=True)}, asking)
@@ -186,7 +188,7 @@ def _check(items: Sequence[Item], out: Path) -> None:
         raise EcglmError(f"{out}: two items have the same id, turn, seed and control; every item needs its own")
 
 
-def _check_any(found: Sequence[Judged]) -> None:
+def check_any(found: Sequence[Judged]) -> None:
     """EcglmError where the judge failed at every item it was asked: that is no result."""
     failed = [judged for judged in found if judged.state == "failed"]
     if failed and not any(judged.state == "judged" for judged in found):

@@ -6,6 +6,7 @@ resample is a weighted sum of per-patient sums, for BLEU and F1 as much as for a
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -236,8 +237,8 @@ def labels_in(text: str, row: Row) -> frozenset[str]:
 
 def number_in(text: str) -> float | None:
     """The one number a text states, or None when it states none or several different ones."""
-    found = {float(match) for match in _NUMBER.findall(text)}
-    return found.pop() if len(found) == 1 else None
+    found = {float(match) for match in _NUMBER.findall(text.replace("−", "-"))}
+    return found.pop() if len(found) == 1 and math.isfinite(min(found)) else None
 
 
 def quantity(row: Row) -> str:

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,8 @@ def _mean(values: np.ndarray, counted: np.ndarray) -> float:
 @cache
 def _loaded(model: str) -> BertScore | str:
     """The model, or why it cannot be had."""
+    if model.startswith(("/", "./", "../")) and not Path(model).is_dir():
+        return f"the model {model} cannot be read: no such folder"
     try:
         return BertScore(model)
     except (OSError, ValueError) as error:

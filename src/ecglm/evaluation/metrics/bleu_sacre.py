@@ -33,16 +33,16 @@ COUNTS = Pairs(2 * MAX_ORDER + 2, lambda references, answers: counts(WORDS, refe
 
 
 def statistics(rows: Sequence[Row], labels: Sequence[str] = ()) -> np.ndarray:
-    """Per row: matches (4), n-grams offered (4), answer and reference length, in 13a tokens. ``(num_rows, 10)``."""
-    return COUNTS(rows)
+    """Per row: matches (4), n-grams offered (4), answer and reference length, in 13a tokens; 1. ``(num_rows, 11)``."""
+    return np.concatenate([COUNTS(rows), np.ones((len(rows), 1))], axis=1)
 
 
 def value(sums: np.ndarray) -> np.ndarray:
-    """BLEU from summed statistics, ``(…, 10)`` → ``(…)``. The k-th order without a match counts as ``2^-k`` matches."""
+    """BLEU from summed statistics, ``(…, 11)`` → ``(…)``. The k-th order without a match counts as ``2^-k`` matches."""
     matches, offered = sums[..., :MAX_ORDER], sums[..., MAX_ORDER : 2 * MAX_ORDER]
     smoothed = np.where(matches > 0, matches, 0.5 ** np.cumsum(matches == 0, axis=-1))
     precision = smoothed / np.maximum(offered, 1.0)
-    score = brevity_penalty(sums[..., -2], sums[..., -1]) * np.exp(np.log(precision).mean(axis=-1))
+    score = brevity_penalty(sums[..., -3], sums[..., -2]) * np.exp(np.log(precision).mean(axis=-1))
     # no match at all, or no answer long enough to hold a four-gram: zero, as there
     score = np.where((matches.sum(axis=-1) > 0) & (offered[..., -1] > 0), score, 0.0)
     return np.where(sums[..., -1] > 0, score, np.nan)

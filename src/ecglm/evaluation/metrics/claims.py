@@ -7,6 +7,7 @@ deviation", "ST elevation in V2-V4").
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,27 +55,64 @@ _LEAD_OF = {lead.lower(): lead for lead in LEADS}
 _CONNECTING = frozenset({",", "/", "and", "or", "in", "the", "lead", "leads", "also", "well", "as"})
 #: Words between "ST elevation" and the leads it is in.
 _REACH = 8
+#: "Leads V2 and V3 show slight ST elevation": verbs, and how many words before it one may stand.
+_SHOWING = frozenset(
+    {"show", "shows", "showing", "have", "has", "demonstrate", "demonstrates", "exhibit", "exhibits", "there"}
+)
+_SHOWN_WITHIN = 4
 
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
-_BETWEEN = r"(?:(?!\b(?:pr|qrs|qt|qtc\w?|rate|axis|p|t|st|hr)\b)[^0-9;-]){0,30}?"
+_BETWEEN = r"(?:(?!\b(?:pr|qrsd?|qt|qtc\w?|rate|axis|p|t|st|hr)\b)[^0-9;-]){0,30}?"
 _OTHER_UNIT = r"(?![\d.]|\s*(?:%|mm\b|mv\b|years?|[-–]\s*\d))"
-_RANGE = re.compile(r"\d+(?:\.\d+)?\s*(?:-|–|to)\s*\d+(?:\.\d+)?(?=\s*(?:bpm|ms|beats|deg|°|s\b|/min))")
+_RANGE = re.compile(
+    r"(?<![\d.])(?:between\s+-?\d+(?:\.\d+)?\s*(?:and|to|-|–)\s*[-+]?|\d+(?:\.\d+)?\s*(?:-|–|to))\s*\d+(?:\.\d+)?"
+    r"(?=\s*(?:bpm|ms|beats|deg|°|s\b|/min))"
+)
+#: What is normal, in brackets, and bounds ("> 120 ms", "less than 60 bpm") state no number.
+_NORMAL = re.compile(r"\((?:normal|reference|range)[^()0-9]{0,20}[\d.]+\s*(?:-|–|to)\s*[\d.]+[^()]{0,20}\)")
+_BOUND = re.compile(
+    r"(?:[<>≤≥]=?|\b(?:above|below|over|under|(?:less|greater|more|longer|shorter) than|at (?:least|most)|exceeds?))"
+    r"\s*\d+(?:\.\d+)?"
+)
+_SPELLING = (
+    (re.compile("−"), "-"),
+    (re.compile(r"\bp-r\b(?!-)"), "pr"),
+    (re.compile(r"\bcorrected qt\b"), "qtc"),
+    (re.compile(r"\bqtc ?\(([bf])\)"), r"qtc\1"),
+    (re.compile(r"(?<![\d,.])0,(?=\d)"), "0."),
+)
 _LEAD_RANGE = re.compile(r"\bv([1-6])\s*(?:-|–|to|through)\s*v?([1-6])\b")
 _LEAD_LIST = re.compile(r"\bv[1-6](?:\s*,\s*[1-6]\b)+")
 _NUMBERS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("qt qtc", re.compile(rf"\bqt\s*/\s*qtc\w?\b{_BETWEEN}(\d{{3}})\s*/\s*(\d{{3}})")),
+    (
+        "pr qrs qt",
+        re.compile(rf"\bpr\s*[,/]\s*qrsd?\s*[,/]\s*qt\b{_BETWEEN}(\d{{2,3}})\s*[,/]\s*(\d{{2,3}})\s*[,/]\s*(\d{{3}})"),
+    ),
+    ("qt qtc", re.compile(rf"\bqt\s*/\s*qtc\w?\b{_BETWEEN}(\d{{3}})\s*(?:ms)?\s*/\s*(\d{{3}})")),
+    (
+        "axis",
+        re.compile(rf"\bp\s*[-/]?\s*(?:r|qrs)\s*[-/]?\s*t ax[ei]s\b[^0-9;-]{{0,10}}-?\d+[\s,/]+{_NUMBER}[\s,/]+-?\d+"),
+    ),
     ("atrial", re.compile(rf"\batrial rate\b{_BETWEEN}{_NUMBER}(?:\s*bpm)?")),
-    ("rate", re.compile(rf"\b(?:rate|hr)\b{_BETWEEN}(\d{{2,3}}){_OTHER_UNIT}(?!\s*(?:ms|deg|°))")),
-    ("rate", re.compile(r"(\d{2,3})\s*(?:bpm|beats\s*(?:per|/|a)\s*min|/\s*min|per minute)")),
+    ("rate", re.compile(rf"\b(?:rate|hr)\b{_BETWEEN}(\d{{2,3}}(?:\.\d+)?){_OTHER_UNIT}(?!\s*(?:ms|deg|°))")),
+    (
+        "rate",
+        re.compile(
+            r"(?<![\d.])(\d{2,3}(?:\.\d+)?)\s*(?:bpm|b(?:eats)?\s*/\s*min|beats\s*(?:per|/|a)\s*min|/\s*min|per minute)"
+        ),
+    ),
     ("pr", re.compile(rf"\bpr\b{_BETWEEN}{_NUMBER}{_OTHER_UNIT}\s*(ms|s)?")),
-    ("qrs", re.compile(rf"\bqrs\b{_BETWEEN}{_NUMBER}{_OTHER_UNIT}\s*(ms|s)?")),
+    ("qrs", re.compile(rf"\bqrsd?\b{_BETWEEN}{_NUMBER}{_OTHER_UNIT}\s*(ms|s)?")),
     ("qtcf", re.compile(rf"\bqtcf\b{_BETWEEN}{_NUMBER}{_OTHER_UNIT}\s*(ms|s)?")),
     ("qtcf", re.compile(rf"\bqtc\b[^0-9;]{{0,12}}fridericia{_BETWEEN}{_NUMBER}{_OTHER_UNIT}\s*(ms|s)?")),
+    ("qtcf", re.compile(rf"\bqtc\b{_BETWEEN}{_NUMBER}\s*(ms|s)?\s*\(?fridericia")),
     ("qtc", re.compile(rf"\bqtcb?\b{_BETWEEN}{_NUMBER}{_OTHER_UNIT}\s*(ms|s)?")),
     ("qt", re.compile(rf"\bqt\b{_BETWEEN}{_NUMBER}{_OTHER_UNIT}\s*(ms|s)?")),
     ("other axis", re.compile(rf"\b[pt](?:[ -]wave)? axis\b{_BETWEEN}{_NUMBER}")),
     ("axis", re.compile(rf"\baxis\b{_BETWEEN}{_NUMBER}{_OTHER_UNIT}(?!\s*(?:ms|bpm))")),
 )
+#: Of these each number is of one of the words.
+_SEVERAL = ("pr qrs qt", "qt qtc")
 #: Numbers that no heart, interval or axis has are of something else.
 _PLAUSIBLE = {
     "rate": (10, 400), "pr": (40, 800), "qrs": (30, 400), "qt": (150, 900), "qtc": (150, 900), "qtcf": (150, 900),
@@ -105,12 +143,17 @@ def claims_in(text: str) -> tuple[Claim, ...]:
 
 @lru_cache(maxsize=1 << 16)
 def _in_sentence(sentence: str) -> tuple[Claim, ...]:
-    sentence = sentence.replace("−", "-")
+    sentence = " ".join(sentence.split())
+    for pattern, plain in _SPELLING:
+        sentence = pattern.sub(plain, sentence)
+    sentence = _NORMAL.sub(" ", sentence)
     found = _numbers(sentence)
     sentence = _LEAD_RANGE.sub(lambda m: " ".join(f"v{n}" for n in range(int(m[1]), int(m[2]) + 1)), sentence)
     sentence = _LEAD_LIST.sub(lambda m: " ".join(f"v{n}" for n in re.findall(r"[1-6]", m[0])), sentence)
     words = words_of(sentence)
     said = mentions(words, "measurements")
+    about_st = [m for m in said if m.name.lstrip("!").startswith("st:")]
+    starts, ends = sorted({m.start for m in about_st}), sorted({m.end for m in about_st})
     for mention in said:
         name = mention.name.lstrip("!")
         quantity, what = name.split(":")
@@ -118,9 +161,8 @@ def _in_sentence(sentence: str) -> tuple[Claim, ...]:
         if quantity != "st" or what in ("none", "unchecked"):
             found.append(Claim(quantity, name, denied=denied))
             continue
-        others = [m for m in said if m.name.lstrip("!").startswith("st:")]
-        ahead = min((m.start for m in others if m.start > mention.start), default=len(words))
-        back = max((m.end for m in others if m.end < mention.start), default=0)
+        ahead = next(iter(starts[bisect_right(starts, mention.start) :][:1]), len(words))
+        back = next(iter(ends[: bisect_left(ends, mention.start)][-1:]), 0)
         places = _places(words, mention.end, ahead) or _places_before(words, mention.start, back)
         found += [Claim("st", name, leads=leads, denied=denied) for leads in places or [()]]
     return tuple(found)
@@ -131,13 +173,14 @@ def _numbers(sentence: str) -> list[Claim]:
     if not any(c.isdigit() for c in sentence):
         return []
     text = _RANGE.sub(lambda m: " " * len(m[0]), sentence)
+    text = _BOUND.sub(lambda m: ";" * len(m[0]), text)
     found: list[tuple[int, Claim]] = []
     for quantity, pattern in _NUMBERS:
         for match in list(pattern.finditer(text)):
             for group in range(1, (match.lastindex or 0) + 1):
                 if match[group] is None or match[group] in ("ms", "s"):
                     continue
-                name = quantity.split()[group - 1] if quantity == "qt qtc" else quantity
+                name = quantity.split()[group - 1] if quantity in _SEVERAL else quantity
                 value = float(match[group])
                 if match[match.lastindex or 0] == "s" or (name != "axis" and "." in match[group] and value < 2):
                     value *= 1000  # seconds
@@ -161,14 +204,27 @@ def _places(words: Sequence[str], start: int, stop: int) -> list[tuple[str, ...]
 
 
 def _places_before(words: Sequence[str], start: int, stop: int) -> list[tuple[str, ...]]:
-    """Territories named right before it ("inferior and lateral ST elevation")."""
+    """What is named right before it ("inferior and lateral ST elevation"), or shows it ("leads V2, V3 show …").
+
+    Of "in V2, V3 there is …" too, where the sentence begins with the leads.
+    """
     found: list[tuple[str, ...]] = []
-    for at in range(start - 1, stop - 1, -1):
+    at = start - 1
+    near = [word for word in words[max(stop, start - _SHOWN_WITHIN) : start] if word in _SHOWING]
+    if near:
+        while words[at] != near[-1]:
+            at -= 1
+        at -= 1
+    between = {"and", ",", "or", "lead", "leads"} if near else {"and"}
+    while at >= stop:
         place = _place(words[at])
         if place:
             found.append(place)
-        elif words[at] != "and":
+        elif words[at] not in between:
             break
+        at -= 1
+    if near and near[-1] == "there" and not {"in", "leads", "lead", "the"}.issuperset(words[: at + 1]):
+        return []
     return found[::-1]
 
 

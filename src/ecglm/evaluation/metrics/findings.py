@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -19,10 +20,16 @@ PRESENT, UNCERTAIN, ABSENT = "present", "uncertain", "absent"
 _STRENGTH = {PRESENT: 2, UNCERTAIN: 1, ABSENT: 0}
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 
-_SENTENCE_END = re.compile(r"(?:(?<!\d)\.|\.(?!\d)|[;!?\n])+")
-_WORD = re.compile(r"\d+:\d+|[a-z0-9]+|[,/]|(?<=\s)-(?=\s)")
+_SENTENCE_END = re.compile(r"(?:(?<!\d)\.|\.(?!\d)|[;!\n])+|(?<=\?)(?<=[^\s?]\?)")
+_WORD = re.compile(r"\d+:\d+|[a-z0-9]+|[,/?]|(?<=\s)-(?=\s)")
 _SPELLING = (
     (re.compile(r"\ba\s*-\s*v\b"), "av"),
+    (re.compile(r"\bp-r\b(?!-)"), "pr"),
+    (re.compile(r"\bq-t\b"), "qt"),
+    (re.compile(r"\bcorrected qt\b"), "qtc"),
+    (re.compile(r"\bnon[- ]?st[- ](?:segment[- ])?elevation\b"), "nste"),
+    (re.compile(r"\b([123]|i{1,3}) ?°(?= a)"), r"\1 degree"),
+    (re.compile(r"(?::| -) ?(?:no|negative|not (?:seen|present))(?= ?(?:,|$))"), " absent"),  # "LVH: no"
     (re.compile(r"\(s\)"), "s"),
     (re.compile(r"aemi"), "emi"),
     (re.compile(r"(?<=\w)-(?=\w)|['’′°()\[\]\"&]"), " "),
@@ -127,24 +134,31 @@ def _in_sentence(sentence: str) -> tuple[tuple[str, str], ...]:
 
 
 def mentions(words: list[str], part: str) -> list[Mention]:
-    """What the words of a sentence mention of a part of the lexicon, in order."""
+    """What the words of a sentence mention of a part of the lexicon, in order. Time grows as the number of words."""
     items = list(_items(words, part))
-    status = {at: PRESENT for at, _, names in items if not _is_cue(names)}
-    for number, (at, end, names) in enumerate(items):
-        if not _is_cue(names):
+    terms = [at for at, _, names in items if not _is_cue(names)]
+    scope_end, scope_start = _scope_ends(words, items), _scope_starts(words, items)
+    # how many more cues of a kind reach each word than the one before
+    reached = {kind: [0] * (len(words) + 1) for kind in ("absent", "uncertain")}
+    for at, end, names in items:
+        kind, _, side = names[0][1:].partition("_")
+        if not _is_cue(names) or kind not in reached:
             continue
-        cue = names[0][1:]
-        before = range(_scope_start(words, items, number, at), at)
-        behind = range(end, _scope_end(words, items, number, end))
-        if cue in ("absent_either", "uncertain_before") and not any(term in behind for term in status):
-            cue = cue.split("_")[0] + "_behind"  # "LVH absent", "inferior infarct possible"
-        elif cue == "absent_either":
-            cue = "absent_before"
-        reached = behind if cue.endswith("_before") else before if cue.endswith("_behind") else range(0)
-        for term in status:
-            if term in reached and status[term] != ABSENT:
-                status[term] = ABSENT if cue.startswith("absent") else UNCERTAIN
-    return [Mention(name, status[at], at, end) for at, end, names in items if at in status for name in names]
+        follows = bisect_left(terms, end) < bisect_left(terms, scope_end[end])
+        if side == "either" or (kind == "uncertain" and side == "before" and not follows):
+            side = "before" if follows else "behind"  # "LVH absent", "inferior infarct possible"
+        first, stop = (end, scope_end[end]) if side == "before" else (scope_start[at], at)
+        if first < stop:
+            reached[kind][first] += 1
+            reached[kind][stop] -= 1
+    absent, uncertain = (list(itertools.accumulate(reached[kind])) for kind in ("absent", "uncertain"))
+    return [
+        Mention(name, ABSENT if absent[at] else UNCERTAIN if uncertain[at] else PRESENT, at, end)
+        for at, end, names in items
+        if not _is_cue(names)
+        for name in names
+        if not name.startswith("=")
+    ]
 
 
 def _is_cue(names: tuple[str, ...]) -> bool:
@@ -173,18 +187,32 @@ def _items(words: list[str], part: str) -> Iterator[_Item]:
         at = max(longest, at + 1)
 
 
-def _scope_end(words: list[str], items: list[_Item], number: int, end: int) -> int:
-    """Where the scope of a word before its terms ends."""
-    stop = next((at for at, _, names in items[number + 1 :] if names[0] == "=stop"), len(words))
-    for at in range(end, stop):
-        if words[at] == "," and not {"or", "nor"} & set(words[at:stop]):
-            return at
-    return stop
+def _scope_ends(words: list[str], items: list[_Item]) -> list[int]:
+    """Per word: where the scope of a cue that ends before it ends, to the right.
+
+    At the next word that stops, or a comma before that; a comma does not end it where "or", "nor" follows before it.
+    """
+    stops = {at for at, _, names in items if names[0] == "=stop"}
+    ends = [len(words)] * (len(words) + 1)
+    comma, listed = len(words), False
+    for at in range(len(words) - 1, -1, -1):
+        if at in stops:
+            comma, listed = at, False
+        elif words[at] in ("or", "nor"):
+            listed = True
+        elif words[at] == "," and not listed:
+            comma = at
+        ends[at] = comma
+    return ends
 
 
-def _scope_start(words: list[str], items: list[_Item], number: int, at: int) -> int:
-    """Where the scope of a word behind its terms begins."""
-    start = max((end for _, end, names in items[:number] if names[0] == "=stop"), default=0)
-    within = {first for first, _, _ in items[:number]}  # a term may begin with a comma
-    commas = [place + 1 for place in range(start, at) if words[place] == "," and place not in within]
-    return max([start, *commas])
+def _scope_starts(words: list[str], items: list[_Item]) -> list[int]:
+    """Per word: where the scope of a cue that begins at it begins, to the left."""
+    stops = {end for _, end, names in items if names[0] == "=stop"}
+    within = {first for first, _, _ in items}  # a term may begin with a comma
+    starts, start = [], 0
+    for at in range(len(words) + 1):
+        if at in stops or (at and words[at - 1] == "," and at - 1 not in within):
+            start = at
+        starts.append(start)
+    return starts

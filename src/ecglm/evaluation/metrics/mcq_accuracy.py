@@ -9,10 +9,13 @@ from ecglm.evaluation.metrics.base import Row, answer_text, choices_of, normalis
 from ecglm.registry import register
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-#: "B", "(b)", "B.", "B) text", "B: text", "Option B", "Answer: B"; an article ("A normal ECG") is no letter.
+#: "B", "(b)", "B.", "B) text", "B: text", "Option B", "Answer: B", "The answer is B", "B" on a line of its own; an
+#: article ("A normal ECG") is no letter.
 _LETTER = re.compile(
-    r"(?:answer(?:\s+is)?\s*:?\s*|option\s+)?(?:\(([a-z])\)|([a-z])(?=[.):]|$))", re.IGNORECASE
-)  # fmt: skip
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option)(?:\s+is)?\s*(?::\s*)?)?"
+    r"(?:\(([a-z])\)|([a-z])(?=[.):]|[ \t]*(?:\n|$)))",
+    re.IGNORECASE,
+)
 
 
 @register("metrics", "mcq_accuracy")

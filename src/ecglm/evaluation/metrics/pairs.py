@@ -64,23 +64,20 @@ class _Numbers(dict[str, int]):
 
 
 class Words:
-    """Texts as arrays of word numbers, each text cut once. The same word has the same number in all texts of a call.
+    """Texts as arrays of word numbers, each text cut once. The same word has the same number in all texts.
 
     first: words whose numbers are 0, 1, … always.
     """
 
     def __init__(self, cut: Callable[[str], Sequence[str]], first: Sequence[str] = ()) -> None:
         self.cut, self.first = cut, first
-        self._clear()
-
-    def _clear(self) -> None:
         self._number = _Numbers({word: place for place, word in enumerate(self.first)})
         self._texts: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(all numbers one text after the other, int32; where each text starts and the last ends, int64)."""
         if len(self._texts) + len(texts) > MAX_KEPT:
-            self._clear()
+            self._texts = {}  # the numbers stay: answers and references come in two calls
         arrays = [self._of(text) for text in texts]
         ends = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         return (np.concatenate(arrays) if arrays else np.zeros(0, np.int32)), ends
