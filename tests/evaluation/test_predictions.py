@@ -75,5 +75,5 @@ def test_a_question_must_be_the_same_under_every_control(make_row, field):
 @pytest.mark.parametrize("field", ["task", "reference", "patient_id"])
 def test_a_question_is_the_same_one_under_every_decoding_seed(make_row, field):
     row = make_row("a", "a")
-    with pytest.raises(EcglmError, match=f"another {field} under control 'real' than under 'real', seed 0"):
+    with pytest.raises(EcglmError, match=f"another {field} under control 'real', seed 1, than under 'real', seed 0"):
         by_control([row, {**row, "seed": 1, field: "other"}])

@@ -358,7 +358,7 @@ def test_a_full_disk_while_predicting(trained, good_store, tmp_path):
     ran = limited(4_000, *given, "--out", tmp_path / "p")
     assert ran.returncode == 2 and "Traceback" not in ran.stderr, ran.stderr[-2000:]
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("ecglm: error: ") and "predictions.jsonl: cannot be written" in line
+    assert line.startswith("ecglm: error: ") and "answers.jsonl: cannot be written" in line
     done(*given, "--out", tmp_path / "p")
     done(*given, "--out", tmp_path / "undisturbed")
     assert tree(tmp_path / "p") == tree(tmp_path / "undisturbed")

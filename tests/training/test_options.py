@@ -122,6 +122,7 @@ MODEL: dict[str, str] = {
     "encoder": "training/test_ways.py",
     "encoder_options": "training/test_run.py",
     "encoder_from": "training/test_ways.py",
+    "start_from": "models/test_start.py",
     "connector": "training/test_ways.py",
     "image": "training/test_ways.py",
     "ecg_attention": "training/test_ways.py",

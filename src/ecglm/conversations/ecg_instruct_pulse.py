@@ -50,12 +50,12 @@ _IMAGE = re.compile("<image>", re.IGNORECASE)
 _CSN = re.compile(r"JS\d{5}", re.ASCII)
 
 
-def _read(item: Mapping[str, Any], position: int, *, images: bool = False) -> Item:
+def _read(item: Mapping[str, Any], position: int, *, images: bool = False, prefixes: Sequence[str] = ()) -> Item:
     image = text_of(item, "image")
     about = item.get("metadata", {})
     if not isinstance(about, dict):
         raise RejectedRecord("malformed_item", f"field metadata must be an object, found {about!r:.80}")
-    pairs = [(role, _picture_first(value)) for role, value in item_messages(item)]
+    pairs = [(role, _picture_first(value, prefixes)) for role, value in item_messages(item)]
     patients: tuple[str, ...] = ()
     try:
         ecg = record_of(image)
@@ -69,11 +69,15 @@ def _read(item: Mapping[str, Any], position: int, *, images: bool = False) -> It
     return Item(pairs, (ecg,), TASK, source_id_of(item), {**about, "image": image}, patients=patients)
 
 
-def _picture_first(value: object) -> object:
-    """A turn's text with its mark, which may stand behind the question, moved to the start as in PULSE's training."""
+def _picture_first(value: object, prefixes: Sequence[str]) -> object:
+    """A turn's text with its mark, which may stand behind the question, moved to the start as in PULSE's training;
+    prefixes, which are cut off later, stay before it.
+    """
     if not isinstance(value, str) or len(_IMAGE.findall(value)) != 1 or value.lower().startswith("<image>"):
         return value
-    return f"<image>\n{_IMAGE.sub('', value).strip()}"
+    text = _IMAGE.sub("", value).strip()
+    prefix = next((p for p in prefixes if text.lower().startswith(p.lower())), "")
+    return f"{text[: len(prefix)]}<image>\n{text[len(prefix) :].strip()}"
 
 
 def picture_patient(image: str) -> str:
@@ -125,4 +129,6 @@ def map_ecg_instruct_pulse(
         strip_prefixes=strip_prefixes,
     )
     rules.check()
-    yield from map_items(stores, read_files(root, FILES, CORPUS), partial(_read, images=images), rules)
+    yield from map_items(
+        stores, read_files(root, FILES, CORPUS), partial(_read, images=images, prefixes=strip_prefixes), rules
+    )

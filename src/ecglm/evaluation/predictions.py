@@ -55,9 +55,10 @@ def by_control(rows: Sequence[Row], name: str = "predictions") -> dict[str, dict
         first = truth.setdefault(key[:2], row)
         for field in ("task", "reference", "patient_id"):
             if row.get(field) != first.get(field):
+                here, there = (f"'{r.get('control') or REAL}', seed {key_of(r)[2]}" for r in (row, first))
                 raise EcglmError(
-                    f"{name}: row {_say(key)} has another {field} under control '{row.get('control') or REAL}' than under "
-                    f"'{first.get('control') or REAL}', seed {key_of(first)[2]}; make all of them from the same data file"
+                    f"{name}: row {_say(key)} has another {field} under control {here}, than under {there}; "
+                    "make all of them from the same data file"
                 )
     if REAL not in found:
         raise EcglmError(f"{name}: no rows with control '{REAL}', only {', '.join(sorted(found))}; predict those first")
