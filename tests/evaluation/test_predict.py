@@ -216,7 +216,7 @@ def test_a_work_file_left_beside_finished_predictions_is_removed(ask, tmp_path: 
     assert not (tmp_path / "out" / "answers.jsonl").exists()
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_in_the_middle_and_run_again_equals_uninterrupted(
     devices: int, world: World, signal_run: Path, ask, tmp_path: Path
 ) -> None:
