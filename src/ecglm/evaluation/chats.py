@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -48,6 +49,37 @@ class ChatError(EcglmError):
 Outcome = ChatReply | ChatError | None
 #: Told of each finished item (its position, its outcome) in the caller's thread; True asks for no further item.
 OnDone = Callable[[int, ChatReply | ChatError], "bool | None"]
+
+
+class Llm(ABC):
+    """A model that can be asked: ``Endpoint``, ``LocalLlm``, ``DummyJudge``."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What names this model in outputs: no key, nothing that only changes the speed."""
+
+    @abstractmethod
+    def chat_many(
+        self,
+        talks: Sequence[Messages],
+        *,
+        max_tokens: int,
+        temperature: float | None = 0.0,
+        seed: int | None = None,
+        json: bool = False,
+        on_done: OnDone | None = None,
+    ) -> list[Outcome]:
+        """One outcome per chat, in their order: a reply, a ChatError, or None where it was not asked any more. json:
+        ask for a JSON object.
+        """
+
+    def chat(self, messages: Messages, **options: Any) -> ChatReply:
+        """One answer; options as those of ``chat_many``. Raises ChatError for this item, EcglmError for all of them."""
+        outcome = self.chat_many([messages], **options)[0]
+        if isinstance(outcome, ChatReply):
+            return outcome
+        assert outcome is not None
+        raise outcome
 
 
 def ask_all(

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ecglm.errors import ConfigError, EcglmError, UnsafeInputError
-from ecglm.evaluation.chats import ChatError, ChatReply, Messages, OnDone, Outcome, ask_all
+from ecglm.evaluation.chats import ChatError, ChatReply, Llm, Messages, OnDone, Outcome, ask_all
 from ecglm.evaluation.endpoint_access import check_address, is_loopback, read_key
 from ecglm.evaluation.endpoint_lines import Lines
 
@@ -25,7 +25,7 @@ _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class Endpoint(Llm):
     """Where and whom to ask. Nothing in here is secret: the key is read from its place when it is needed.
 
     base_url: up to and without ``/chat/completions`` (``https://api.openai.com/v1``); with ``api_version`` an Azure
@@ -70,22 +70,6 @@ class Endpoint:
         """What names this model in outputs: no key, nothing that only changes the speed."""
         version = {"api_version": self.api_version} if self.api_version else {}
         return {"provider": "endpoint", "base_url": self.base_url.rstrip("/"), "model": self.model, **version}
-
-    def chat(
-        self,
-        messages: Messages,
-        *,
-        max_tokens: int,
-        temperature: float | None = 0.0,
-        seed: int | None = None,
-        json: bool = False,
-    ) -> ChatReply:
-        """One answer. json: ask for a JSON object. Raises ChatError for this item, EcglmError for all of them."""
-        outcome = self.chat_many([messages], max_tokens=max_tokens, temperature=temperature, seed=seed, json=json)[0]
-        if isinstance(outcome, ChatReply):
-            return outcome
-        assert outcome is not None
-        raise outcome
 
     def chat_many(
         self,

@@ -10,11 +10,11 @@ from typing import Any
 
 from ecglm import files
 from ecglm.errors import ConfigError
-from ecglm.evaluation.chats import ChatError, ChatReply, Messages, OnDone, Outcome
+from ecglm.evaluation.chats import ChatError, ChatReply, Llm, Messages, OnDone, Outcome
 
 
 @dataclass(frozen=True)
-class LocalLlm:
+class LocalLlm(Llm):
     """A causal language model with a chat template, by folder or hub id; it is loaded when it is first asked.
 
     batch_size: chats at a time; the answers do not depend on it beyond rounding. Raises ConfigError where the model
@@ -42,14 +42,6 @@ class LocalLlm:
         held = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja", ".model"))
         digest = files.fingerprint({p.name: files.file_sha256(p) for p in held})
         return {"provider": "local", "model": folder.resolve().name, "sha256": digest, "dtype": self.dtype}
-
-    def chat(self, messages: Messages, **options: Any) -> ChatReply:
-        """One answer. Raises ChatError."""
-        outcome = self.chat_many([messages], **options)[0]
-        if isinstance(outcome, ChatReply):
-            return outcome
-        assert outcome is not None
-        raise outcome
 
     def chat_many(
         self,

@@ -8,6 +8,7 @@ import os
 import tarfile
 import weakref
 import zlib
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -103,7 +104,7 @@ def _refuse_twins(path: Path, names: list[bytes]) -> None:
         seen[name.casefold()] = name
 
 
-class _Archive:
+class _Archive(ABC):
     """What both kinds share; a kind says how it lists its members and where the data of one begin."""
 
     def __init__(self, path: Path) -> None:
@@ -115,8 +116,8 @@ class _Archive:
     def __reduce__(self) -> tuple[Any, ...]:
         return open_tree, (self.root,)
 
-    def _entries(self) -> Iterable[tuple[bytes, tuple[int, int, int, int, int]]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _entries(self) -> Iterable[tuple[bytes, tuple[int, int, int, int, int]]]: ...
 
     def _data_start(self, name: str, member: Member) -> int:
         return member.start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -99,15 +100,15 @@ class PageRepresentation(PictureRepresentation):
             made.in_training(blank, context.rate, seed=context.seed, row_id="")
         return made
 
+    @abstractmethod
     def of_picture(self, picture: np.ndarray) -> EcgInput:
         """What the model reads of a picture uint8 ``(height, width, 3)`` RGB: a page drawn here, a scan, a photograph.
         EcglmError for another array.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _scale(self, size: tuple[int, int]) -> float:
         """By how much, at least, a page of ``size`` (height, width) is scaled on its way to the encoder."""
-        raise NotImplementedError
 
     def __call__(self, segment: np.ndarray, rate: int) -> EcgInput:
         """segment: ``(12, num_samples)`` in mV at ``rate`` Hz, canonical leads. EcglmError where it cannot be drawn."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from ecglm.errors import ConfigError, EcglmError
-from ecglm.evaluation.chats import ChatError, ChatReply, Messages, OnDone, Outcome
+from ecglm.evaluation.chats import ChatError, ChatReply, Llm
 from ecglm.evaluation.judge.judgements import Judged
 from ecglm.evaluation.judge.reply import BadReply
 
@@ -17,23 +17,6 @@ from ecglm.evaluation.judge.reply import BadReply
 CHARACTERS_PER_TOKEN = 4
 #: What an unlucky tokenizer makes of a text; for bounds that must hold.
 _FEW_CHARACTERS = 2
-
-
-class Llm(Protocol):
-    """A model that can be asked: ``Endpoint``, ``LocalLlm``, ``DummyJudge``."""
-
-    def facts(self) -> dict[str, Any]: ...
-
-    def chat_many(
-        self,
-        talks: Sequence[Messages],
-        *,
-        max_tokens: int,
-        temperature: float | None = 0.0,
-        seed: int | None = None,
-        json: bool = False,
-        on_done: OnDone | None = None,
-    ) -> list[Outcome]: ...
 
 
 @dataclass(frozen=True)

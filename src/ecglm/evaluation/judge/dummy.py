@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ecglm.evaluation.chats import ChatReply, Messages, OnDone, Outcome
+from ecglm.evaluation.chats import ChatReply, Llm, Messages, OnDone, Outcome
 from ecglm.evaluation.judge.rubric import Rubric
 
 _BLOCK = re.compile(r"\[The Start of ([^\]]+)\]\n(.*?)\n \[The End of \1\]", re.DOTALL)
 
 
-class DummyJudge:
+class DummyJudge(Llm):
     """Gives every criterion the share of words that answer and reference have in common, on the criterion's scale."""
 
     concurrency = 1
