@@ -16,6 +16,7 @@ ROOMS = (
     *("prompts", "training", "analysis"),
     *("training/objectives", "models", "models/encoders", "evaluation", "evaluation/metrics"),
     *("evaluation/answerers", "evaluation/ecgbench", "evaluation/judge"),
+    *("retrieval", "demo"),
 )
 MODULES = [
     p.relative_to(PACKAGE).with_suffix("").as_posix()

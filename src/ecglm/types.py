@@ -134,6 +134,24 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """An ECG of the training split that a search found like the one it was asked for.
+
+    segment_id, record_id, patient_id: its own, for people and for checks; never shown to a model. distance: by the
+    index's measure, smaller is nearer. report: of its record, empty where there is none. features: name → value of what
+    the index measured of it, in the order of the features; empty where it measured none.
+    """
+
+    segment_id: str
+    record_id: str
+    patient_id: str
+    distance: float
+    report: str = ""
+    labels: tuple[str, ...] = ()
+    features: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One generated answer: a row of ``predictions.jsonl`` (see docs/design.md, §6)."""
 
