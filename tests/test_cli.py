@@ -527,14 +527,16 @@ def test_a_recipe_with_an_unknown_key_names_its_line(tmp_path):
 
 def test_every_recipe_of_the_repository_is_read():
     from ecglm import config
+    from ecglm.training.align_recipe import AlignRecipe
     from ecglm.training.pretrain_recipe import PretrainRecipe
     from ecglm.training.recipe import Recipe
+    from ecglm.verbs.align import is_alignment
     from ecglm.verbs.pretraining import is_pretraining
 
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
     assert len({file.parent for file in files}) > 3
     for file in files:
-        kind = PretrainRecipe if is_pretraining(file) else Recipe
+        kind = PretrainRecipe if is_pretraining(file) else AlignRecipe if is_alignment(file) else Recipe
         recipe = config.load(file, kind)
         assert file.parent.name != "recipes" or recipe.name == file.stem
         assert config.loads(config.dumps(recipe), kind) == recipe
@@ -561,7 +563,7 @@ def test_every_verb_has_a_page_of_help(verb):
     assert len(ran.out.splitlines()) >= 2
 
 
-@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("train", "validate", "pretrain")])
+@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("train", "validate", "pretrain", "align")])
 def test_the_help_explains_every_option(verb):
     function = cli.function_of(verb)
     said = " ".join(ecglm(*verb.split(), "--help").out.replace("│", " ").split())

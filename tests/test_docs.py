@@ -50,6 +50,8 @@ def help_of(verb: str) -> str:
     if verb == "pretrain":
         recipes = [[str(ROOT / "recipes" / f"pretrain-{name}.yaml")] for name in ("st-mem", "merl", "captioning")]
     said = io.StringIO()
+    if verb == "align":
+        recipes = [[str(file)] for file in sorted((ROOT / "recipes" / "align").glob("*.yaml"))]
     for recipe in recipes:
         with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
             main([*verb.split(), *recipe, "--help"])
@@ -98,7 +100,7 @@ def test_the_command_line_page_lists_exactly_the_options_of_a_verb(verb):
     said = options_of(verb)
     switches = {option for option in said if f"--no-{option[2:]}" in said}
     expected = said - {f"--no-{option[2:]}" for option in switches}
-    if verb in ("train", "validate", "pretrain"):  # the recipe's own fields are listed by --help
+    if verb in ("train", "validate", "pretrain", "align"):  # the recipe's own fields are listed by --help
         expected = {option for option in expected if "." not in option and option != "--name"}
     assert listed == (expected if verb != "validate" else set())
 

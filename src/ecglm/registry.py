@@ -26,6 +26,7 @@ HOMES: dict[str, str] = {
     "metrics": "ecglm.evaluation.metrics",
     "controls": "ecglm.evaluation.controls",
     "rubrics": "ecglm.evaluation.judge.rubric",
+    "rewards": "ecglm.evaluation.rewards",
 }
 
 _things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}

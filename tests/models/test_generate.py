@@ -14,8 +14,9 @@ from transformers import MambaConfig, MambaForCausalLM
 from ecglm.errors import EcglmError
 from ecglm.models.checkpoint import Bundle, ModelConfig, create, from_pretrained
 from ecglm.models.elm import Elm
-from ecglm.models.generate import Sampling, _draw, generate
-from ecglm.models.generate import never as never_given
+from ecglm.models.generate import Sampling, generate
+from ecglm.models.stream import draw
+from ecglm.models.stream import never as never_given
 from ecglm.prompts.data import EcgSource
 from ecglm.randomness import generator_for
 from ecglm.representations.signal import SignalRepresentation
@@ -144,7 +145,9 @@ def test_tokens_are_drawn_with_the_probabilities_they_have() -> None:
         wanted = np.zeros(5)
         chances = np.exp(logits.numpy().astype(float) / temperature)
         wanted[kept] = chances[kept] / chances[kept].sum()
-        drawn = _draw(logits.expand(4000, -1), [Sampling(temperature, top_p)] * 4000, [stream] * 4000).numpy()
+        drawn = draw(
+            logits.expand(4000, -1), [Sampling(temperature, top_p)] * 4000, stream.random(4000).tolist()
+        ).numpy()
         found = np.bincount(drawn, minlength=5) / 4000
         assert np.abs(found - wanted).max() < 0.03
         assert found[np.setdiff1d(np.arange(5), kept)].sum() == 0

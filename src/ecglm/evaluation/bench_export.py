@@ -117,11 +117,13 @@ def export_bench(
     """Write predictions as ECG-Bench's result files: one per condition and decoding seed, one summary per condition.
 
     Returns (files written, metrics left out with the reason). bertscore: the model BERTScore is computed with; without,
-    it is left out. The condition stands in the name, ``None`` for the true ECG. Failed and empty answers stay in and
+    it is left out. The condition stands in the name, ``None`` for the true ECG, and
+    whether ECGs were retrieved, and how many. Failed and empty answers stay in and
     score 0 (ECG-Bench drops them); ACC is exact match of stripped strings.
     Raises EcglmError for a folder that holds other result files of the same names.
     """
-    tables = by_control(read_predictions(predictions), str(predictions))
+    found = read_predictions(predictions)
+    tables, rag = by_control(found, str(predictions)), _retrieval(found, predictions)
     folder, written, left_out = Path(out), [], []
     for condition, table in tables.items():
         name = "None" if condition == "real" else condition
@@ -139,14 +141,22 @@ def export_bench(
                     "gen_answers": [answer_text(row) for row in answers],
                 },
             }
-            file = folder / f"seed_{seed}_{name}_False_None.json"
+            file = folder / f"seed_{seed}_{name}_{rag}.json"
             _write(file, result)
             written.append(file)
             per_seed[str(seed)] = averages
-        summary = folder / f"statistical_results_{name}_False_None.json"
+        summary = folder / f"statistical_results_{name}_{rag}.json"
         _write(summary, _statistics(per_seed))
         written.append(summary)
     return written, list(dict.fromkeys(left_out))
+
+
+def _retrieval(rows: Sequence[Row], name: str | Path) -> str:
+    """ECG-Bench's ``{rag}_{k}`` of predictions: ``True_1``, or ``False_None`` without retrieved ECGs."""
+    found = {f"True_{row['rag']['k']}" if row.get("rag") else "False_None" for row in rows}
+    if len(found) > 1:
+        raise EcglmError(f"{name}: rows with and without retrieved ECGs, or with different k; predict them apart")
+    return found.pop()
 
 
 def _write(file: Path, value: Any) -> None:

@@ -82,6 +82,7 @@ def compare(
     base = against or (ours[0].name if ours else "")
     if ours:
         loaded = {e.name: [load(folder, stores) for folder in e.folders] for e in ours}
+        notes += _retrieval(loaded)
         for task in _tasks(loaded, tasks, shared):
             check_alike(loaded, [task], shared=shared)
             with computed_with(bertscore):
@@ -94,6 +95,25 @@ def compare(
     for entrant in bench:
         notes.append(f"{entrant.name}: ECG-Bench's result files hold no patients: seeds alone, no test, no controls")
     return Comparison(rows, list(dict.fromkeys(notes)), base if len(ours) > 1 else "")
+
+
+def _retrieval(loaded: Mapping[str, Sequence[Answered]]) -> list[str]:
+    """Which models were told of retrieved ECGs, and how; EcglmError where the folders of one model differ in it."""
+    notes = []
+    for name, group in loaded.items():
+        found = {"" if (rag := one.settings.get("rag")) is None else _said(rag) for one in group}
+        if len(found) > 1:
+            told = " and ".join(f"'{f or 'none'}'" for f in sorted(found))
+            raise EcglmError(
+                f"the folders of '{name}' were asked with different retrieval ({told}); predict them alike"
+            )
+        notes += [f"{name}: told of retrieved ECGs ({said})" for said in found if said]
+    return notes
+
+
+def _said(rag: Any) -> str:
+    rag = rag if isinstance(rag, Mapping) else {}
+    return f"k={rag.get('k')}, {rag.get('content')}, {rag.get('location')}"
 
 
 def _tasks(loaded: Mapping[str, Sequence[Answered]], wanted: Sequence[str], shared: bool) -> list[str]:

@@ -25,13 +25,11 @@ from ecglm.files import (
     write_manifest,
     write_text,
 )
-from ecglm.models.encoder_files import EncoderFile, load_encoder, read_encoder
+from ecglm.models.encoder_files import EncoderFile, load_encoder, read_encoder, representation_of
 from ecglm.models.encoders.base import build_encoder
 from ecglm.models.towers import check_pipeline
 from ecglm.models.two_towers import load_towers
 from ecglm.prompts.data import EcgSource
-from ecglm.representations.base import build_representation
-from ecglm.representations.signal import SignalRepresentation
 from ecglm.store.reader import SegmentStore
 
 KIND = "encoder-probe"
@@ -99,7 +97,7 @@ def judge_encoder(
     with folder_lock(folder):
         if output_state(folder, KIND, plan_fingerprint(KIND, settings, inputs), overwrite) == "finished":
             return Judged(folder, read_json(folder / SCORES), _read_lines(folder), reused=True)
-        representation = _representation(file)
+        representation = representation_of(file)
         for store in opened:
             made = store.manifest["settings"]["pipeline"]
             check_pipeline(file, "encoder", made, getattr(representation, "rate", None))
@@ -142,14 +140,6 @@ def untrained(file: EncoderFile, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_encoder(file.name, input_shape=file.input_shape, options=file.options).eval()
-
-
-def _representation(file: EncoderFile) -> Any:
-    if file.representation is not None:
-        return build_representation(file.representation, file.folder)
-    if len(file.input_shape) != 2:
-        raise EcglmError(f"{file.folder}: does not say how its pictures are made; probe one that ecglm pretrain wrote")
-    return SignalRepresentation(num_samples=file.input_shape[1])
 
 
 def _lines(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ecglm.errors import EcglmError, nearest
+from ecglm.models.encoders.base import pooled
 from ecglm.prompts.data import EcgSource
 from ecglm.store.audit_table import digest
 from ecglm.store.reader import SegmentStore
@@ -110,10 +111,9 @@ def features(encoder: nn.Module, ecgs: EcgSource, records: Sequence[str], *, bat
         for start in range(0, len(records), batch_size):
             batch = records[start : start + batch_size]
             x = tensors(ecgs, batch).to(device)
-            vectors: torch.Tensor = encoder.pooled(x) if hasattr(encoder, "pooled") else encoder(x).mean(dim=1)  # type: ignore[operator]
-            pooled = vectors.float().cpu().numpy()
-            if not np.isfinite(pooled).all():
-                bad = batch[int(np.flatnonzero(~np.isfinite(pooled).all(axis=1))[0])]
+            vectors = pooled(encoder, x).float().cpu().numpy()
+            if not np.isfinite(vectors).all():
+                bad = batch[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
                 raise EcglmError(f"{bad}: the encoder's features are not finite numbers; its weights are damaged")
-            found.append(pooled)
+            found.append(vectors)
     return np.concatenate(found)

@@ -50,7 +50,7 @@ def with_measurements(
     new = [record for record in where if record not in known]
     if new and say:
         say(f"measuring {len(new)} ECGs")
-    known |= {record: _measured(where[record], record) for record in new}
+    known |= {record: measure_record(where[record], record) for record in new}
     if kept is not None:
         files.write_json(kept, {"format": FORMAT, "fingerprint": made_from, "records": dict(sorted(known.items()))})
     return [_with(row, known) for row in rows]
@@ -73,7 +73,8 @@ def _with(row: Row, known: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "measured": known[record]} if record in known else dict(row)
 
 
-def _measured(store: SegmentStore, record: str) -> dict[str, Any]:
+def measure_record(store: SegmentStore, record: str) -> dict[str, Any]:
+    """Of a record's first segment: bpm, ms, degrees, and by lead ``st_mv`` and ``st_j_mv``; None for unknown."""
     found = measure(store[store.segments_of(record)[0]], store.rate)
     numbers = {name: _rounded(getattr(found, name)) for name in _NUMBERS}
     return {**numbers, **{n: {k: _rounded(v) for k, v in getattr(found, n).items()} for n in _PER_LEAD}}

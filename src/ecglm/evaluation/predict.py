@@ -17,6 +17,7 @@ from ecglm.evaluation.baselines import majority_answers
 from ecglm.evaluation.controls import REAL, swap_partners
 from ecglm.evaluation.predict_answers import Orders, start
 from ecglm.evaluation.predict_jobs import WORK_FILE, Work, answers_of, lengths, make_batches, make_jobs, progress
+from ecglm.evaluation.predict_rag import FOLDER, RagOrders, find_for_jobs, rag_options, read_index, settings_of
 from ecglm.evaluation.shards import find_devices, run_shards
 from ecglm.files import (
     MANIFEST,
@@ -71,6 +72,10 @@ def predict(
     top_p: float = 1.0,
     devices: Sequence[str] = ("auto",),
     images: Sequence[str | Path] = (),
+    rag: str | Path | None = None,
+    rag_k: int | None = None,
+    rag_location: str | None = None,
+    rag_content: str | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> PredictResult:
@@ -80,7 +85,8 @@ def predict(
     turns the model sees its own earlier answers (``own``) or the reference ones (``gold``). Decoding is greedy; with a
     ``temperature`` answers are drawn (``models.generate``), once per seed of ``seeds`` (``seed`` unless given), which
     the rows tell. devices: ``shards.find_devices``, one process each. images: folders of the picture files that
-    conversations name.
+    conversations name. rag: an index whose nearest ECGs the prompts tell of (docs/retrieval.md), as the model learned
+    or as ``rag_k``, ``rag_location`` and ``rag_content`` say; under a control they are those of the ECG that is shown.
 
     A killed run goes on behind the last batches that were finished, at most one per device is lost, and ends with the
     same bytes, whatever the devices. An ECG that cannot be used gives a row with ``error`` and no prediction: it is
@@ -91,8 +97,8 @@ def predict(
     checks.check_controls(controls)
     checks.check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens, limit=limit)
     if str(model).startswith(BASELINE):
-        if temperature is not None or top_p != 1.0 or images:
-            raise EcglmError(f"{model}: a baseline takes no --temperature, --top-p or --images; leave them out")
+        if temperature is not None or top_p != 1.0 or images or rag is not None:
+            raise EcglmError(f"{model}: a baseline takes no --temperature, --top-p, --images or --rag; leave them out")
         from ecglm.evaluation.baseline_models import predict_baseline
 
         return predict_baseline(
@@ -118,6 +124,9 @@ def predict(
         raise EcglmError(f"history is 'own' or 'gold', found '{history}'")
     used = find_devices(devices)
     facts = checks.ModelFacts.of(model)
+    index = None if rag is None else read_index(rag)
+    given = {"k": rag_k, "location": rag_location, "content": rag_content}
+    told = rag_options(facts.rag(), index, given, images, say)
     opened = [SegmentStore(p) for p in stores]
     checks.try_perturbations(controls, opened)
     settings: dict[str, Any] = {
@@ -132,8 +141,12 @@ def predict(
     }
     if temperature is not None:
         settings |= {"seeds": list(seeds or (seed,)), "temperature": temperature, "top_p": top_p}
+    if told is not None:
+        settings["rag"] = settings_of(told)
     inputs = {"model": facts.outputs, "data": conversations_fingerprint(data)}
     inputs |= {f"store{i or ''}": s.fingerprint for i, s in enumerate(opened)}
+    if index is not None:
+        inputs["index"] = index.fingerprint
     if images:
         named = filter(None, map(picture_id, read_conversations(data, split=split, task=list(tasks) or None)))
         inputs["images"] = PictureFiles(images).fingerprint(named)
@@ -158,7 +171,13 @@ def predict(
                 shown = {pair for c in chosen for pair in zip(ecgs.shown(c), c.patients, strict=True)}
                 partners = swap_partners(sorted(shown), seed)
             jobs = make_jobs(chosen, (REAL, *controls), seeds or (seed,))
-            work = Work(folder, jobs, make_batches(jobs, lengths(chosen, ecgs), batch_size, max_new_tokens))
+            retrieval = None
+            if index is not None and told is not None:
+                patients = {ecg: patient for c in chosen for ecg, patient in zip(c.ecgs, c.patients, strict=True)}
+                retrieval = RagOrders(told, str(folder / FOLDER), patients, seed)
+                find_for_jobs(jobs, index, retrieval, partners, ecgs, split, say)
+            size = lengths(chosen, ecgs, 0 if told is None else told.max_tokens)
+            work = Work(folder, jobs, make_batches(jobs, size, batch_size, max_new_tokens))
             orders = Orders(
                 model=str(facts.folder),
                 stores=tuple(map(str, stores)),
@@ -169,6 +188,7 @@ def predict(
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 top_p=top_p,
+                rag=retrieval,
             )
             _answer_all(orders, work, used, say)
             counts = _write_rows(folder / FILE, work)
@@ -179,6 +199,8 @@ def predict(
                     f"{counts['num_ecg_cut']} of {counts['num_answers']} answers are about an ECG longer than "
                     "max_ecg_tokens, of which a part was shown: ecg_shown in their rows"
                 )
+            if told is not None:
+                say(f"{counts['num_without_neighbours']} of {counts['num_answers']} answers without retrieved ECGs")
             write_manifest(folder / MANIFEST, KIND, settings, inputs, outputs, **counts)
         (folder / WORK_FILE).unlink(missing_ok=True)
     manifest = read_manifest(folder, KIND)
@@ -211,6 +233,8 @@ def _write_rows(file: Path, work: Work) -> dict[str, int]:
             counts["num_answers"] += 1
             counts["num_failed"] += "error" in row
             counts["num_ecg_cut"] += "ecg_shown" in row
+            if "retrieved" in row:
+                counts["num_without_neighbours"] = counts.get("num_without_neighbours", 0) + (not row["retrieved"])
     return counts
 
 

@@ -13,10 +13,12 @@ from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.evaluation.answerers.pictures import blank_paper, noise_picture
 from ecglm.evaluation.controls import Control, apply_control, remove_marks
 from ecglm.evaluation.predict_jobs import Job, Rows, answers_of, control_of
+from ecglm.evaluation.predict_rag import RagOrders, job_queries, row_of
 from ecglm.models.checkpoint import Bundle, from_pretrained
 from ecglm.models.generate import Memory, Sampling, generate
 from ecglm.prompts.data import EcgSource
 from ecglm.prompts.pictures import is_picture_id
+from ecglm.prompts.retrieved import Retrieved
 from ecglm.randomness import generator_for
 from ecglm.store.reader import SegmentStore
 from ecglm.types import ECG_MARK, EcgInput, Example, Turn
@@ -27,7 +29,7 @@ class Orders:
     """What every process of a prediction is told; plain data.
 
     model: checkpoint folder. partners: ECG → the one shown in its place under ``swap``. seed: of the controls.
-    temperature: None for greedy answers.
+    temperature: None for greedy answers. rag: None where the prompts tell of no other ECGs.
     """
 
     model: str
@@ -39,6 +41,7 @@ class Orders:
     max_new_tokens: int = 128
     temperature: float | None = None
     top_p: float = 1.0
+    rag: RagOrders | None = None
 
 
 def start(orders: Orders, device: str) -> Callable[[Sequence[Job]], list[Rows]]:
@@ -55,6 +58,13 @@ class Answerer:
         self.bundle, self.orders = bundle, orders
         self.ecgs = EcgSource([SegmentStore(s) for s in orders.stores], bundle.representation, orders.images)
         self._kept: dict[Any, EcgInput | RejectedRecord] = {}
+        self._told: dict[tuple[str, str], tuple[list[str], Retrieved]] = {}
+        self._neighbours = None
+        if orders.rag is not None:
+            from ecglm.retrieval.neighbours import read_neighbours  # loads much, which few predictions need
+
+            self.bundle = bundle.with_rag(orders.rag.options)
+            self._neighbours = read_neighbours(orders.rag.neighbours)
 
     def answer(self, jobs: Sequence[Job]) -> list[Rows]:
         """Rows of each job, its turns in order. Where a GPU's memory does not hold them all, one half, then the other;
@@ -74,6 +84,7 @@ class Answerer:
 
     def _answer(self, jobs: Sequence[Job]) -> list[Rows]:
         self._kept.clear()
+        self._told.clear()
         rows: list[Rows] = [[] for _ in jobs]
         talks: list[list[Turn]] = [[] for _ in jobs]
         shown = [self._show(job) for job in jobs]
@@ -96,6 +107,10 @@ class Answerer:
                 ecgs = shown[i]
                 if not isinstance(ecgs, str) and any(e.shown for e in ecgs):
                     rows[i][-1]["ecg_shown"] = [dict(e.shown) for e in ecgs]  # lead → share, {} where all of it
+                if self.orders.rag is not None:
+                    rows[i][-1] |= {"rag": row_of(self.orders.rag.options), "retrieved": self._tell(jobs[i])[0]}
+                    if i in examples and (cut := [t for t in examples[i].truncated if t.endswith("_neighbour")]):
+                        rows[i][-1]["retrieved_cut"] = cut
                 gold = answers_of(jobs[i].conversation)[turn]
                 own = (answers.get(i) or {}).get("text") or ""
                 talks[i].append(Turn("assistant", gold if self.orders.history == "gold" else own))
@@ -165,11 +180,23 @@ class Answerer:
             return noise_picture(picture, generator_for(self.orders.seed, name, row_id))
         raise RejectedRecord("control_needs_signal", f"{name} changes samples, and a picture file has none")
 
+    def _tell(self, job: Job) -> tuple[list[str], Retrieved]:
+        """What is told of neighbours, with the ids of those found, for the rows."""
+        if self.orders.rag is None or self._neighbours is None:
+            return [], Retrieved()
+        key = job.control, job.conversation.id
+        if key not in self._told:
+            found = self._neighbours.of(job_queries(job, self.orders.rag, self.orders.partners))
+            self._told[key] = [hit.segment_id for hit in found], self.bundle.prompter.tell(found)
+        return self._told[key]
+
     def _prompt(self, job: Job, talk: Sequence[Turn], shown: list[EcgInput] | str) -> Example:
         if isinstance(shown, str):
             raise RejectedRecord("ecg_unusable", shown)
         marks = sum(t.text.count(ECG_MARK) for t in talk if t.role != "assistant")  # some may stand in a later turn
-        return self.bundle.prompter.build(job.conversation.id, talk, shown[:marks], generate=True)
+        return self.bundle.prompter.build(
+            job.conversation.id, talk, shown[:marks], generate=True, retrieved=self._tell(job)[1]
+        )
 
     def _row(
         self, job: Job, turn: int, question: str, answer: Mapping[str, Any] | None, failure: str | None

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from ecglm import config as strict
 from ecglm import registry
 from ecglm.errors import EcglmError
 from ecglm.evaluation.controls import apply_control, is_perturbation
 from ecglm.files import check_outputs, read_json, read_manifest
 from ecglm.models.checkpoint import CONFIG, KIND, TRAINED_ON, checkpoint_folder
 from ecglm.prompts.people import seen
+from ecglm.prompts.retrieved import RagOptions
 from ecglm.representations.base import build_representation
 from ecglm.store.reader import SegmentStore
 from ecglm.types import Conversation
@@ -42,6 +44,11 @@ class ModelFacts:
         """``(representation, pipeline)`` of its training."""
         found = read_json(self.folder / CONFIG)
         return build_representation(found["representation"], self.folder), found["pipeline"]
+
+    def rag(self) -> RagOptions | None:
+        """How it was told of retrieved ECGs in its training; None where it was not."""
+        found = read_json(self.folder / CONFIG).get("rag")
+        return None if found is None else strict.from_dict(RagOptions, found, str(self.folder / CONFIG))
 
     def check_stores(self, stores: Sequence[SegmentStore]) -> None:
         """The stores must hold segments made as those it learned from. An imported model of pictures has learned from

@@ -53,8 +53,10 @@ def make_jobs(conversations: Sequence[Conversation], controls: Sequence[str], se
     return [Job(control, c, seed) for seed in seeds for control in controls for c in ordered]
 
 
-def lengths(conversations: Sequence[Conversation], ecgs: EcgSource) -> dict[str, tuple[int, int]]:
-    """Conversation id → about how many tokens its ECGs and its texts have."""
+def lengths(conversations: Sequence[Conversation], ecgs: EcgSource, told: int = 0) -> dict[str, tuple[int, int]]:
+    """Conversation id → about how many tokens its ECGs and its texts have. told: tokens of retrieved text, at most;
+    they come and go with the ECG.
+    """
     tokens: dict[str, int] = {}
     found = {}
     for c in conversations:
@@ -65,7 +67,10 @@ def lengths(conversations: Sequence[Conversation], ecgs: EcgSource) -> dict[str,
                     tokens[ecg] = len(ecgs.outline(ecg).token_ids)
                 except RejectedRecord:  # told in its rows
                     tokens[ecg] = 0
-        found[c.id] = sum(tokens[e] for e in shown), sum(len(t.text) for t in c.turns[:-1]) // _CHARACTERS
+        found[c.id] = (
+            sum(tokens[e] for e in shown) + (told if shown else 0),
+            sum(len(t.text) for t in c.turns[:-1]) // _CHARACTERS,
+        )
     return found
 
 

@@ -15,7 +15,7 @@ from ecglm.models.generate import Sampling, generate
 from ecglm.representations.base import WithWords
 from ecglm.signals.pipeline import pipeline_from_config
 from ecglm.store.writer import to_microvolts
-from ecglm.types import ECG_MARK, EcgInput, Example, Record, Turn
+from ecglm.types import ECG_MARK, EcgInput, Example, Neighbour, Record, Turn
 
 Talk = tuple[Sequence[Turn], Sequence[EcgInput]]
 
@@ -64,13 +64,15 @@ class Assistant:
         *,
         history: Sequence[Turn] = (),
         max_new_tokens: int = 128,
+        retrieved: Sequence[Neighbour] = (),
     ) -> str:
         """Answer to a question about one ECG or several: recordings (their first segments), or pictures uint8
         ``(height, width, 3)`` where the model reads them.
 
         history: earlier turns of the talk; its first user turn then shows the ECGs. ECG marks in the question are
-        placed as they stand when there are as many as ECGs, else the ECGs come first. Raises RejectedRecord when a
-        recording cannot be used, EcglmError for an empty question.
+        placed as they stand when there are as many as ECGs, else the ECGs come first. retrieved: ECGs like them, found
+        in an index, nearest first: the prompt tells of them in the manner the model learned. Raises RejectedRecord when
+        a recording cannot be used, EcglmError for an empty question.
         """
         if not question.strip():
             raise EcglmError("the question is empty; say what you want to know about the ECG")
@@ -78,7 +80,7 @@ class Assistant:
         turns = mark_ecgs([*history, Turn("user", question.strip())], len(ecgs))
         prompter = self.bundle.prompter
         shown = [self.encode(e) if isinstance(e, Record) else self.encode_picture(e) for e in ecgs]
-        example = prompter.build("ask", turns, shown, generate=True)
+        example = prompter.build("ask", turns, shown, generate=True, retrieved=retrieved)
         return str(generate(self.bundle.elm, prompter, [example], max_new_tokens=max_new_tokens)[0]["text"])
 
     def answer(
@@ -89,20 +91,23 @@ class Assistant:
         batch_size: int = 8,
         sampling: Sampling | None = None,
         ids: Sequence[str] | None = None,
+        retrieved: Sequence[Sequence[Neighbour]] | None = None,
     ) -> list[dict[str, Any]]:
         """Answers to many talks, in order: ``{"text", "truncated", "num_tokens"}`` each, or ``{"text": None, "error"}``
         where a talk cannot be shown to the model (too long, say, or another number of marks than ECGs).
 
         talks: turns that end with the user's, and the ECGs they show (``encode``, ``encode_picture``), marks as in
         ``ask``. Talks of like length are answered together; an answer does not depend on which. sampling: draw the
-        tokens; a talk's draws are a function of the seed and of its name in ``ids``, or of its number.
+        tokens; a talk's draws are a function of the seed and of its name in ``ids``, or of its number. retrieved: for
+        each talk, as in ``ask``.
         """
         examples: dict[int, Example] = {}
         found: list[dict[str, Any]] = [{} for _ in talks]
         for number, (turns, ecgs) in enumerate(talks):
             try:
                 marked, name = mark_ecgs(turns, len(ecgs)), str(number) if ids is None else ids[number]
-                examples[number] = self.bundle.prompter.build(name, marked, ecgs, generate=True)
+                told = () if retrieved is None else retrieved[number]
+                examples[number] = self.bundle.prompter.build(name, marked, ecgs, generate=True, retrieved=told)
             except EcglmError as error:
                 found[number] = {"text": None, "error": str(error)}
         order = sorted(examples, key=lambda number: (-len(examples[number].input_ids), number))

@@ -42,6 +42,7 @@ from ecglm.models.start import begin_from, check_start
 from ecglm.models.towers import build_tower, check_files, learned_from, reads_symbols, resolved, settings_of
 from ecglm.prompts.chat import chat_format, refuse_mismatch
 from ecglm.prompts.examples import Prompter
+from ecglm.prompts.retrieved import RagOptions
 from ecglm.representations.base import build_representation
 from ecglm.representations.dual import Dual
 from ecglm.representations.pictures import Pooling
@@ -71,6 +72,15 @@ class Bundle:
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.elm.parameters())
+
+    @property
+    def rag(self) -> RagOptions | None:
+        """How it was told of retrieved ECGs when it learned; None where it was not."""
+        return self.prompter.rag
+
+    def with_rag(self, options: RagOptions | None) -> Bundle:
+        """The same model, told of retrieved ECGs in another way."""
+        return replace(self, prompter=replace(self.prompter, rag=options))
 
 
 def create(
@@ -232,11 +242,16 @@ def write_checkpoint(bundle: Bundle, folder: Path, facts: dict[str, Any] | None 
         save_adapter(bundle.elm.llm, folder)
     if len(bundle.trained_on):
         save_arrays({"people": bundle.trained_on}, folder / TRAINED_ON)
-    finish_checkpoint(folder, bundle.model, bundle.representation, bundle.pipeline, facts)
+    finish_checkpoint(folder, bundle.model, bundle.representation, bundle.pipeline, facts, bundle.rag)
 
 
 def finish_checkpoint(
-    folder: Path, model: ModelConfig, representation: Any, pipeline: dict[str, Any], facts: dict[str, Any] | None = None
+    folder: Path,
+    model: ModelConfig,
+    representation: Any,
+    pipeline: dict[str, Any],
+    facts: dict[str, Any] | None = None,
+    rag: RagOptions | None = None,
 ) -> None:
     """Write what a checkpoint holds beside its weights and its tokenizer, the manifest last."""
     representation.save(folder)
@@ -246,6 +261,8 @@ def finish_checkpoint(
         "representation": representation.config(),
         "pipeline": pipeline,
     }
+    if rag is not None:
+        settings["rag"] = strict.to_dict(rag)
     write_json(folder / CONFIG, settings)
     outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     write_manifest(folder / "manifest.json", KIND, settings, {}, outputs, **(facts or {}))
@@ -289,6 +306,8 @@ def from_pretrained(source: str | Path, *, verify: bool = True) -> Bundle:
     if model.lora is not None and model.lora.where == "ecg":  # all other adapters are merged into the LLM
         _adapt(bundle, model.lora, seed=0)
         load_adapter(llm, folder)
+    if (rag := settings.get("rag")) is not None:
+        bundle = bundle.with_rag(strict.from_dict(RagOptions, rag, str(folder / CONFIG)))
     if (folder / TRAINED_ON).is_file():
         bundle.trained_on = load_arrays(folder / TRAINED_ON)["people"]
     bundle.elm.eval()

@@ -28,6 +28,8 @@ from ecglm.files import (
     write_manifest,
 )
 from ecglm.models.encoders.base import build_encoder
+from ecglm.representations.base import build_representation
+from ecglm.representations.signal import SignalRepresentation
 
 KIND = "encoder"
 FORMAT = 1
@@ -135,6 +137,18 @@ def read_encoder(source: str | Path, *, verify: bool = True) -> EncoderFile:
         trained_on=people,
         facts=manifest["facts"],
     )
+
+
+def representation_of(file: EncoderFile) -> Any:
+    """What shows an ECG to a folder's encoder; released weights, which name none, read all leads in millivolts.
+
+    EcglmError for an encoder of pictures that does not say how they are made.
+    """
+    if file.representation is not None:
+        return build_representation(file.representation, file.folder)
+    if len(file.input_shape) != 2:
+        raise EcglmError(f"{file.folder}: does not say how its pictures are made; name one that ecglm pretrain wrote")
+    return SignalRepresentation(num_samples=file.input_shape[1])
 
 
 def load_encoder(source: str | Path | EncoderFile, input_shape: Sequence[int] | None = None) -> nn.Module:

@@ -6,40 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import LogitsProcessor
 
 from ecglm.errors import EcglmError
 from ecglm.models.elm import Elm
-from ecglm.models.llm import PAD
-from ecglm.models.prefix import Read, read_on, read_prompts, shown, step, window_of
+from ecglm.models.prefix import Read, read_on, read_prompts, shown, window_of
+from ecglm.models.stream import LEAVE, Group, Row, Sampling, answer_text, never, new_row
 from ecglm.prompts.collate import collate
 from ecglm.prompts.examples import Prompter
-from ecglm.randomness import generator_for
 from ecglm.types import Example
 
 #: Finished rows leave the batch once they are so large a part of it.
-_LEAVE = 0.25
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Draw each token instead of taking the likeliest: from the likeliest that together have probability ``top_p``
-    (arXiv 1904.09751), at a temperature. A row's draws are a function of (seed, id of its example) alone.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise EcglmError(
-                f"temperature must be above 0, found {self.temperature:g}; leave it out for greedy decoding"
-            )
-        if not 0 < self.top_p <= 1:
-            raise EcglmError(f"top_p must be above 0 and at most 1, found {self.top_p:g}")
+_LEAVE = LEAVE
 
 
 @dataclass
@@ -85,8 +64,8 @@ def generate(
     reads = _read(elm, prompter, chosen, max_new_tokens, share, memory, numbers)
     if memory is not None:
         memory.reads, memory.places = reads, {n: i for i, n in enumerate(numbers)}
-    tokens = _decode(elm, prompter, reads, chosen, max_new_tokens, [drawn[i] for i in unique])
-    answers = [_answer(row, prompter) for row in tokens]
+    rows = _decode(elm, prompter, reads, chosen, max_new_tokens, [drawn[i] for i in unique])
+    answers = [_answer(row.tokens, row.cut, prompter) for row in rows]
     return [dict(answers[i]) for i in which]
 
 
@@ -131,89 +110,19 @@ def _decode(
     examples: Sequence[Example],
     max_new_tokens: int,
     drawn: Sequence[Sampling | None],
-) -> list[tuple[list[int], bool]]:
-    """Tokens of each row's answer, and whether a limit cut it."""
-    most = _positions(elm.llm)
-    room = [max_new_tokens if most is None else min(max_new_tokens, most - len(e.input_ids)) for e in examples]
-    streams = [
-        None if s is None else generator_for(s.seed, "decoding", e.id) for s, e in zip(drawn, examples, strict=True)
-    ]
-    forbidden = torch.tensor(never(prompter, reads.logits.shape[-1]), dtype=torch.int64, device=elm.device)
-    found: list[list[int]] = [[] for _ in examples]
-    cut = [r < 1 for r in room]
-    rows = list(range(len(examples)))  # rows of the batch, as it shrinks
-    going = [r for r in rows if not cut[r]]
-    end_id = prompter.end_id
-    past = reads.select(rows)
-    leave = _LEAVE if most is None else 0.0  # beyond its last position a row cannot be read on, not even in vain
-    while going:
-        if len(going) <= len(rows) * (1 - leave):
-            past, rows = past.select([rows.index(r) for r in going]), going
-        logits = past.logits.float().index_fill(1, forbidden, -torch.inf)
-        alive, going = set(going), []
-        for row, lost in zip(rows, logits.amax(dim=-1).isnan().tolist(), strict=True):
-            if row in alive and lost:  # any token would be as good, and look like an answer
-                raise EcglmError(
-                    f"{examples[row].id}: the model answers with no numbers (NaN); its weights are broken, or too "
-                    "large for their dtype"
-                )
-        chosen = _draw(logits, [drawn[r] for r in rows], [streams[r] for r in rows])
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            if row not in alive or token == end_id:
-                continue
-            found[row].append(token)
-            cut[row] = len(found[row]) == room[row]
-            if not cut[row]:
-                going.append(row)
-        if going:
-            step(elm, past, chosen)
-    return list(zip(found, cut, strict=True))
+) -> list[Row]:
+    """The rows, each with the tokens of its answer."""
+    rows = [new_row(elm, e, max_new_tokens, s) for e, s in zip(examples, drawn, strict=True)]
+    group = Group(elm, prompter, reads, rows, leave=_LEAVE)
+    while group.going:
+        for row in group.advance():
+            if row.error is not None:
+                raise row.error
+    return rows
 
 
-def _draw(
-    logits: torch.Tensor, drawn: Sequence[Sampling | None], streams: Sequence[np.random.Generator | None]
-) -> torch.Tensor:
-    """One token per row of ``(rows, vocabulary)`` logits: the likeliest, or drawn by one number of the row's stream."""
-    greedy = logits.argmax(dim=-1)
-    if not any(drawn):
-        return greedy
-
-    def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
-
-    plain = Sampling()
-    chances = torch.softmax(logits.double() / column([(s or plain).temperature for s in drawn]), dim=-1)
-    likely, order = torch.sort(chances, dim=-1, descending=True, stable=True)
-    before = likely.cumsum(dim=-1) - likely
-    likely = likely * (before < column([(s or plain).top_p for s in drawn]))  # the token that reaches top_p is in
-    reached = likely.cumsum(dim=-1)
-    numbers = column([0.0 if stream is None else stream.random() for stream in streams])
-    at = torch.searchsorted(reached, numbers * reached[:, -1:], right=True)
-    at = at.clamp(max=((likely > 0).sum(dim=-1, keepdim=True) - 1))
-    kept = torch.tensor([s is not None for s in drawn], device=logits.device)
-    return torch.where(kept, order.gather(1, at)[:, 0], greedy)
-
-
-def never(prompter: Prompter, size: int) -> list[int]:
-    """Tokens no answer may hold: those of the ECG, our own padding, rows of the table that no token has."""
-    tokenizer = prompter.tokenizer
-    ids = {*prompter.ecg_ids, *range(len(tokenizer), size)}
-    if tokenizer.pad_token == PAD:
-        ids.add(tokenizer.pad_token_id)
-    return sorted(i for i in ids - {prompter.end_id} if i < size)
-
-
-def _positions(llm: Any) -> int | None:
-    """How many positions a model has where it has a table of them; rotary ones have no end."""
-    config = llm.config.get_text_config()
-    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
-    return None if rotary else getattr(config, "max_position_embeddings", None)
-
-
-def _answer(row: tuple[list[int], bool], prompter: Prompter) -> dict[str, Any]:
-    tokens, cut = row
-    text = prompter.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    return {"text": text, "truncated": cut, "num_tokens": len(tokens)}
+def _answer(tokens: Sequence[int], cut: bool, prompter: Prompter) -> dict[str, Any]:
+    return {"text": answer_text(prompter.tokenizer, tokens), "truncated": cut, "num_tokens": len(tokens)}
 
 
 class _Never(LogitsProcessor):
@@ -251,5 +160,5 @@ def _by_the_library(
     found = []
     for row in out.tolist():
         stop = row.index(end_id) if end_id in row else len(row)
-        found.append(_answer((row[:stop], stop == max_new_tokens), prompter))
+        found.append(_answer(row[:stop], stop == max_new_tokens, prompter))
     return found

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -54,6 +55,44 @@ class Read:
         cache = _copied(self.cache)
         cache.batch_select_indices(at)
         return Read(cache, self.mask[at], self.lengths[at], self.logits[at], [self.ids[r] for r in rows])
+
+
+def join(first: Read, second: Read) -> Read | None:
+    """The rows of both, first those of ``first``; what is shorter is padded on the left. None where a cache holds other
+    layers than plain ones, or where one side would be more than half padding.
+    """
+    sides = [_trimmed(r) for r in (first, second)]
+    if any(type(layer) is not _Layer for r in sides for layer in r.cache.layers):
+        return None
+    widths = [r.mask.shape[1] for r in sides]
+    if max(widths) > 2 * min(widths):
+        return None
+    lacking = [max(widths) - w for w in widths]
+    cache = _copied(sides[0].cache)
+    for number, layer in enumerate(cache.layers):
+        both = [r.cache.layers[number] for r in sides]
+        layer.keys, layer.values = (
+            torch.cat([pad(getattr(one, name), (0, 0, n, 0)) for one, n in zip(both, lacking, strict=True)])
+            for name in ("keys", "values")
+        )
+    return Read(
+        cache,
+        torch.cat([pad(r.mask, (n, 0)) for r, n in zip(sides, lacking, strict=True)]),
+        torch.cat([r.lengths for r in sides]),
+        torch.cat([r.logits for r in sides]),
+        [i for r in sides for i in r.ids],
+    )
+
+
+def _trimmed(past: Read) -> Read:
+    """Without the columns on the left that hold no token of any row."""
+    empty = int(past.mask.any(dim=0).int().argmax())
+    if not empty or any(type(layer) is not _Layer for layer in past.cache.layers):
+        return past
+    cache = _copied(past.cache)
+    for layer in cache.layers:
+        layer.keys, layer.values = (t[:, :, empty:] for t in (layer.keys, layer.values))
+    return replace(past, cache=cache, mask=past.mask[:, empty:])
 
 
 class _Layer(DynamicLayer):

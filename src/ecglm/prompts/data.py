@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from torch.utils.data import Dataset, Sampler
 from ecglm.errors import ConfigError, EcglmError, RejectedRecord
 from ecglm.prompts.examples import Prompter, share_prefix
 from ecglm.prompts.pictures import PictureFiles, is_picture_id, picture_id
+from ecglm.prompts.retrieved import Retrieved
 from ecglm.representations.augment import Augmentation, augment_signal
 from ecglm.representations.image_augment import augment_image
 from ecglm.store.reader import SegmentStore
-from ecglm.types import Conversation, EcgInput, Example
+from ecglm.types import Conversation, EcgInput, Example, Neighbour
 
 
 @dataclass
@@ -119,6 +120,9 @@ class ElmDataset(Dataset):
     whatever order. A row is a conversation, or a record with ``share_ecg``. Where a changed ECG would make the sequence
     too long (symbols), the row is shown as it is and says so in ``truncated``.
 
+    neighbours: conversation → the ECGs retrieved for it (``retrieval/neighbours.py``), found beforehand for the ECGs as
+    they are: in every epoch the same, however the ECG is varied.
+
     rejected: ``{"id", "reason", "detail"}`` of every conversation that cannot be used, found before training starts.
     lengths: tokens of each item, for batches of like length. EcglmError for an effect that cannot work on a store.
     """
@@ -132,8 +136,12 @@ class ElmDataset(Dataset):
         share_ecg: bool = False,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        neighbours: Callable[[Conversation], Sequence[Neighbour]] | None = None,
     ) -> None:
         self.ecgs, self.prompter, self.seed = ecgs, prompter, seed
+        self._neighbours = neighbours
+        self._told: dict[tuple[str, ...], Retrieved] = {}
+        self.retrieved: Counter[str] = Counter()
         self.augmentation = augmentation or Augmentation()
         for store in ecgs.stores:
             self.augmentation.check(store.rate, store.seg_len)
@@ -161,18 +169,31 @@ class ElmDataset(Dataset):
     def _usable(self, conversation: Conversation) -> Example | None:
         try:
             inputs = [self._outline(ecg) for ecg in self.ecgs.shown(conversation)]
-            example = self.prompter.build(conversation.id, conversation.turns, inputs)
+            told = self._tell(conversation)
+            example = self.prompter.build(conversation.id, conversation.turns, inputs, retrieved=told)
             if not (example.labels >= 0).any():
                 raise RejectedRecord("no_answer", f"{conversation.id}: no assistant turn to learn from")
         except RejectedRecord as error:
             self.rejected.append({"id": conversation.id, "reason": error.reason, "detail": error.detail})
             return None
+        if self._neighbours is not None:
+            found = self._neighbours(conversation)
+            self.retrieved.update({"conversations": 1, "neighbours": len(found), "without": int(not told.blocks)})
         return example
+
+    def _tell(self, conversation: Conversation) -> Retrieved:
+        """What its prompt says of retrieved ECGs: written once, since it is the same for all questions about an ECG."""
+        if self._neighbours is None:
+            return Retrieved()
+        if conversation.ecgs not in self._told:
+            self._told[conversation.ecgs] = self.prompter.tell(self._neighbours(conversation))
+        return self._told[conversation.ecgs]
 
     def _example(self, group: Sequence[Conversation], row: str, epoch: int | None) -> Example:
         shown = self.ecgs.shown(group[0])
         inputs = [self._show(ecg, f"{row}/{number}", epoch) for number, ecg in enumerate(shown)]
-        return self._joined([self.prompter.build(c.id, c.turns, inputs) for c in group], group[0])
+        built = [self.prompter.build(c.id, c.turns, inputs, retrieved=self._tell(c)) for c in group]
+        return self._joined(built, group[0])
 
     def _joined(self, examples: Sequence[Example], first: Conversation) -> Example:
         if len(examples) == 1:

@@ -11,8 +11,9 @@ import numpy as np
 
 from ecglm.errors import ConfigError, RejectedRecord
 from ecglm.prompts.chat import ChatFormat, Piece, encode_pieces, end_token_id
+from ecglm.prompts.retrieved import RagOptions, Retrieved, compose
 from ecglm.prompts.spelling import Spelling, spelling
-from ecglm.types import ECG_MARK, EcgInput, Example, Turn
+from ecglm.types import ECG_MARK, EcgInput, Example, Neighbour, Turn
 
 IGNORE = -100
 
@@ -22,6 +23,7 @@ class Prompter:
     """Builds examples for one tokenizer, chat format and set of ECG tokens.
 
     ecg_ids: tokenizer id of each of the representation's ``added_tokens``, in their order. max_len: tokens at most.
+    rag: how the model was told of retrieved ECGs when it learned; None where it was not.
     """
 
     tokenizer: Any
@@ -29,6 +31,7 @@ class Prompter:
     ecg_ids: tuple[int, ...]
     max_len: int = 2048
     system: str = ""
+    rag: RagOptions | None = None
 
     @classmethod
     def create(
@@ -58,14 +61,29 @@ class Prompter:
         """Where an answer stops."""
         return end_token_id(self.tokenizer, self.chat)
 
-    def build(
-        self, example_id: str, turns: Sequence[Turn], ecgs: Sequence[EcgInput], *, generate: bool = False
-    ) -> Example:
-        """One example. With ``generate`` the turns end with the user and the assistant's header is added.
+    def tell(self, neighbours: Sequence[Neighbour]) -> Retrieved:
+        """What a prompt says of retrieved ECGs, in the manner and within the tokens of ``rag`` (or the usual ones)."""
+        options = self.rag or RagOptions()
+        return compose(neighbours, options).within(options.max_tokens, self._count)
 
-        When longer than ``max_len`` the oldest question–answer pairs go first (the first user turn's ECG stays), then
-        the system turn; an answer, the last question or an ECG is never cut. Raises RejectedRecord
-        ``sequence_too_long``, or ``ecg_mark_count`` when marks and ECGs differ in number.
+    def _count(self, text: str) -> int:
+        return len(self.spelling.raw(text))
+
+    def build(
+        self,
+        example_id: str,
+        turns: Sequence[Turn],
+        ecgs: Sequence[EcgInput],
+        *,
+        generate: bool = False,
+        retrieved: Retrieved | Sequence[Neighbour] = (),
+    ) -> Example:
+        """One example. With ``generate`` the turns end with the user and the assistant's header is added. retrieved:
+        ECGs like those it shows, or what ``tell`` made of them.
+
+        When longer than ``max_len`` retrieved text goes first, from its far end, then the oldest question–answer pairs
+        (the first user turn's ECG stays), then the system turn; an answer, the last question or an ECG is never cut.
+        Raises RejectedRecord ``sequence_too_long``, or ``ecg_mark_count`` when marks and ECGs differ in number.
         """
         turns = list(turns)
         if self.system and (not turns or turns[0].role != "system"):
@@ -73,11 +91,15 @@ class Prompter:
         marks = sum(t.text.count(ECG_MARK) for t in turns if t.role != "assistant")
         if marks != len(ecgs):
             raise RejectedRecord("ecg_mark_count", f"{example_id}: {marks} ECG marks for {len(ecgs)} ECGs")
+        told = retrieved if isinstance(retrieved, Retrieved) else self.tell(retrieved)
         truncated: list[str] = []
         while True:
-            ids, labels = self._encode(turns, ecgs, generate)
+            ids, labels = self._encode(told.into(turns), ecgs, generate)
             if len(ids) <= self.max_len:
                 break
+            if told.blocks:
+                told = told.within(self._count(told.text) - (len(ids) - self.max_len), self._count)
+                continue
             shorter, what = _shorten(turns)
             if shorter is None:
                 detail = f"{example_id}: {len(ids)} tokens, at most {self.max_len} fit (max_len)"
@@ -92,7 +114,7 @@ class Prompter:
             input_ids=np.asarray(ids, np.int64),
             labels=np.asarray(labels, np.int64),
             ecg=np.concatenate(tensors) if tensors else None,
-            truncated=(*truncated, *("ecg_tokens" for e in ecgs if e.truncated)),
+            truncated=(*told.cut, *truncated, *("ecg_tokens" for e in ecgs if e.truncated)),
             image=np.stack(images) if images else None,
             tiles=np.stack(tiles) if tiles else None,
         )

@@ -29,15 +29,15 @@ PATIENCE_S, SLOWEST_BYTES_PER_S = 60.0, 10_000_000.0
 _DTYPE = re.compile(r"[<>|][fiu][1248]")
 
 
-def read_hdf5(path: Path, dataset: str | None = None) -> RawArray:
-    """A 2-D dataset of numbers: the one named, else the only one, else the one called ``signal``.
+def read_hdf5(path: Path, dataset: str | None = None, *, max_bytes: int = MAX_BYTES) -> RawArray:
+    """A 2-D dataset of numbers, up to ``max_bytes``: the one named, else the only one, else the one called ``signal``.
 
     Attributes ``rate``, ``leads`` and ``units`` of the dataset or the file are what the file says. Raises EcglmError
     where several datasets could be meant; RejectedRecord for a file that is damaged (``file_corrupt``,
     ``signal_truncated``), lacks the dataset (``signal_missing``), or holds something else (``not_numeric``, ``empty``,
     ``format_unsupported``); UnsafeInputError for links and data outside the file and for shapes it cannot hold.
     """
-    request = {"action": "array", "path": str(path), "where": str(path), "dataset": dataset}
+    request = {"action": "array", "path": str(path), "where": str(path), "dataset": dataset, "most": max_bytes}
     return _raw(*_reader.ask(request, os.stat(path).st_size), str(path))
 
 

@@ -134,7 +134,7 @@ class _File:
             raise UnsafeInputError(f"{declared}, the file has {self.size} bytes; refused")
         if layout == h5py.h5d.CHUNKED and math.prod(data.chunks) * data.dtype.itemsize > _MAX_CHUNK:
             raise UnsafeInputError(f"{self.where}: '{name}' has chunks of shape {data.chunks}; refused")
-        if most == MAX_BYTES and layout == h5py.h5d.CHUNKED and data.id.get_num_chunks() < _num_chunks(data):
+        if most <= MAX_BYTES and layout == h5py.h5d.CHUNKED and data.id.get_num_chunks() < _num_chunks(data):
             raise RejectedRecord("signal_truncated", f"{declared}, some of its chunks were never written")
         if needed > ratio * kept or kept > self.size:
             raise RejectedRecord(
@@ -264,7 +264,8 @@ def _answer(request: dict[str, Any], blob: bytes) -> tuple[dict[str, Any], Any]:
         ids, rows = opened.table(request)
         return {"rows_dtype": rows.dtype.str}, ids[()]
     try:
-        data = opened.dataset(request["dataset"] or opened.only_matrix())
+        most = min(MAX_BYTES, int(request.get("most", MAX_BYTES)))
+        data = opened.dataset(request["dataset"] or opened.only_matrix(), most)
         facts = {name: opened.attribute(data, name) for name in ("rate", "leads", "units")}
         return facts, data[()]
     finally:

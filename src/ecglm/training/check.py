@@ -30,6 +30,7 @@ from ecglm.training.deepspeed import check_deepspeed, zero_stage
 from ecglm.training.distributed import check_device
 from ecglm.training.logs import check_tracker
 from ecglm.training.options import TrainConfig
+from ecglm.training.rag import check_stores, read_index
 from ecglm.training.recipe import SECTIONS, Recipe
 
 
@@ -49,12 +50,15 @@ def check_recipe(recipe: Recipe) -> None:
     for name, options in recipe.used.items():
         named_files(name, options)
     _check_images(recipe)
+    index = read_index(recipe)
     model, files = resolved(recipe.model, verify=False)
     _check_learning(recipe, model)
     _check_symbols(recipe)
     stores = [SegmentStore(p) for p in recipe.data.stores]
     if not stores:
         raise ConfigError("data.stores names no store; name one (ecglm prepare)")
+    if index is not None:
+        check_stores(index, stores)
     now, rate = stores[0].rate, getattr(recipe.representation_options, "rate", None)
     if rate is not None and (rate < 1 or now % rate):
         section = recipe.representation
@@ -104,6 +108,12 @@ def check_room(recipe: Recipe, tokens: int, option: str) -> None:
     """ConfigError where an ECG of so many tokens fills all that is read at once. option: what makes them fewer."""
     most, packed = recipe.model.max_len, recipe.train.pack_len
     limit, size = ("train.pack_len", packed) if packed is not None and packed < most else ("model.max_len", most)
+    told = 0 if recipe.rag is None else recipe.rag.max_tokens
+    if told and tokens + told >= size > tokens:
+        raise ConfigError(
+            f"an ECG takes {tokens} tokens and retrieved text up to {told}, but {limit} is {size}, question and answer "
+            f"included; raise {limit}, or lower rag.max_tokens"
+        )
     if tokens >= size:
         raise ConfigError(
             f"an ECG takes {tokens} tokens, but {limit} is {size}, question and answer included; raise {limit}, or "

@@ -24,11 +24,12 @@ def batch_of(
     whole: dict[Any, int] = {}
     answers: dict[Any, int] = {}
     ecgs: dict[Any, int] = {}
+    told = 0 if (rag := getattr(recipe, "rag", None)) is None else rag.max_tokens
     for number, c in enumerate(conversations):
         row = c.ecgs if share and len(c.ecgs) == 1 else number
         ecgs[row] = len(c.ecgs)
         spoken = sum(len(t.text) // 3 + 8 for t in c.turns)
-        whole[row] = whole.get(row, 20 + ecg_tokens * len(c.ecgs)) + spoken
+        whole[row] = whole.get(row, 20 + told + ecg_tokens * len(c.ecgs)) + spoken
         answers[row] = answers.get(row, 0) + sum(len(t.text) // 3 + 2 for t in c.turns if t.role == "assistant")
     length = min(max(whole.values()), most)
     learned = min(max(answers.values()), length - 1) * rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from ecglm import registry
@@ -12,6 +12,7 @@ from ecglm.models.config import AUTO, ModelConfig
 from ecglm.models.encoders.base import reads
 from ecglm.models.start import shown_as
 from ecglm.models.towers import known_name, reads_symbols
+from ecglm.prompts.retrieved import RagOptions
 from ecglm.representations.base import RecipeOptions, Representation
 from ecglm.training.options import TrainConfig as TrainConfig
 
@@ -30,11 +31,24 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RagConfig(RagOptions):
+    """Retrieved ECGs in every prompt. index: a folder of ``ecglm index build``, over the training split alone."""
+
+    index: str
+
+    @property
+    def options(self) -> RagOptions:
+        """How they are told: all but where they are found."""
+        return RagOptions(**{f.name: getattr(self, f.name) for f in fields(RagOptions)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Recipe:
     """One training run. At most one section of a representation says how the model is shown the ECG; without one it
     is what the encoder reads: ``signal`` for signal encoders, ``image`` for image encoders. A section that gives words
     alone (``features``) may stand beside it: its line follows the ECG's tokens. By itself it is all there is. With
-    ``model.image`` there are two: one that gives a signal, and one that gives a picture (``image`` unless named).
+    ``model.image`` there are two: one that gives a signal, and one that gives a picture (``image`` unless named). rag:
+    the prompts tell of similar ECGs (docs/retrieval.md).
     """
 
     name: str
@@ -43,6 +57,7 @@ class _Recipe:
     if TYPE_CHECKING:  # the sections of the registered representations, and what follows them
         model: ModelConfig = field(default_factory=ModelConfig)
         train: TrainConfig = field(default_factory=TrainConfig)
+        rag: RagConfig | None = None
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -176,7 +191,7 @@ def _a(kind: str) -> str:
     return {"signal": "a signal", "image": "a picture", "symbols": "symbols"}.get(kind, kind)
 
 
-_OWN = ("name", "data", "model", "train")
+_OWN = ("name", "data", "model", "train", "rag")
 
 
 def _sections() -> dict[str, type[Representation]]:
@@ -203,6 +218,7 @@ else:
             *((name, kind.Options | None, None) for name, kind in SECTIONS.items()),
             ("model", ModelConfig, field(default_factory=ModelConfig)),
             ("train", TrainConfig, field(default_factory=TrainConfig)),
+            ("rag", RagConfig | None, None),
         ],
         bases=(_Recipe,),
         frozen=True,

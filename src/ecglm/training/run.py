@@ -42,6 +42,7 @@ from ecglm.store.reader import SegmentStore
 from ecglm.training.check import check_machine, check_recipe, named_files, shown_by
 from ecglm.training.distributed import agree, from_main, quiet, ranks, summed, together
 from ecglm.training.logs import final_files, loss_curve, summary
+from ecglm.training.rag import neighbours_of, people_of, read_index, texts_of
 from ecglm.training.recipe import SECTIONS, Recipe
 from ecglm.training.resume import begin_output
 from ecglm.training.trainer import STATES, ElmTrainer, is_over, resume_point
@@ -90,6 +91,9 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
     inputs |= {f"store{i or ''}": s.fingerprint for i, s in enumerate(stores)}
     if recipe.data.images:
         inputs["images"] = _images(recipe)
+    index = read_index(recipe, verify=True)
+    if index is not None:
+        inputs["index"] = index.fingerprint
     plan = plan_fingerprint(KIND, settings, inputs)
     with contextlib.ExitStack() as held:
 
@@ -101,16 +105,22 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
             return _result(folder, reused=True)
         conversations = _conversations(recipe)
         train_rows, val_rows = conversations["train"][:limit], conversations["val"][:limit]
-        bundle = _bundle(recipe, stores, train_rows)
+        asked = {**conversations, "train": train_rows, "val": val_rows}
+        found = None if index is None else neighbours_of(recipe, index, asked, stores, folder, say)
+        bundle = _bundle(recipe, stores, train_rows, texts_of(recipe, found))
         bundle.trained_on = _trained_on(bundle, train_rows, conversations["test"], say)
+        if found is not None and recipe.rag is not None:
+            bundle = bundle.with_rag(recipe.rag.options)
+            bundle.trained_on = np.union1d(bundle.trained_on, people_of(found))
         ecgs = EcgSource(stores, bundle.representation, recipe.data.images)
         if recipe.data.images:
             named = (ecg for c in (*train_rows, *val_rows) for ecg in ecgs.shown(c) if is_picture_id(ecg))
             ecgs.pictures.check(named, ranks().rank, ranks().size, summed)
         share, seed, augmentation = recipe.train.share_ecg, recipe.train.seed, recipe.train.augmentation()
+        alike: dict[str, Any] = {"share_ecg": share, "neighbours": found.of_conversation if found else None}
         datasets = [
-            ElmDataset(train_rows, ecgs, bundle.prompter, share_ecg=share, augmentation=augmentation, seed=seed),
-            ElmDataset(val_rows, ecgs, bundle.prompter, share_ecg=share),
+            ElmDataset(train_rows, ecgs, bundle.prompter, augmentation=augmentation, seed=seed, **alike),
+            ElmDataset(val_rows, ecgs, bundle.prompter, **alike),
         ]
         counts = _report_datasets(folder, datasets, say)
         _check_window(recipe, bundle, datasets)
@@ -123,7 +133,7 @@ def _train(recipe: Recipe, folder: Path, overwrite: bool, limit: int | None, say
             counts["training"] = summary(folder)
             for what, number in counts["training"].items():
                 say(f"{what}: {number}")
-            write_text(folder / "recipe.yaml", strict.dumps(recipe))
+            write_text(folder / "recipe.yaml", strict.dumps(_written(recipe)))
             loss_curve(folder, "loss per answer token")
             outputs = {p.relative_to(folder).as_posix(): file_sha256(p) for p in final_files(folder, STATES)}
             facts = {"val_loss": best["val_loss"], "best_step": best["step"], "num_parameters": bundle.num_parameters}
@@ -149,7 +159,9 @@ def _trained_on(
 
 def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     """The recipe without its paths: what the inputs are is told by their fingerprints, not by where they lie."""
-    settings = strict.to_dict(recipe)
+    settings = _written(recipe)
+    if recipe.rag is not None:
+        settings["rag"] = strict.to_dict(recipe.rag.options)
     settings["data"] = {"tasks": list(recipe.data.tasks)}  # the pictures are among the inputs
     for name in SECTIONS:  # a representation that is not used decides nothing
         settings.pop(name)
@@ -166,6 +178,14 @@ def _settings(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     if recipe.train.deepspeed is not None:
         settings["train"]["deepspeed"] = file_sha256(recipe.train.deepspeed)
     return {**settings, "limit": limit}
+
+
+def _written(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values; a run without retrieved text has no word about it."""
+    plain: dict[str, Any] = strict.to_dict(recipe)
+    if recipe.rag is None:
+        plain.pop("rag")
+    return plain
 
 
 def _result(folder: Path, reused: bool) -> TrainResult:
@@ -202,14 +222,16 @@ def _records(rows: Sequence[Conversation]) -> list[str]:
     return sorted({e for c in rows for e in c.ecgs if not is_picture_id(e)})
 
 
-def _bundle(recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence[Conversation]) -> Bundle:
+def _bundle(
+    recipe: Recipe, stores: Sequence[SegmentStore], train_rows: Sequence[Conversation], more_texts: Sequence[str] = ()
+) -> Bundle:
     pipelines = [s.manifest["settings"]["pipeline"] for s in stores]
     if any(p != pipelines[0] for p in pipelines[1:]):
         raise EcglmError(
             "the stores were prepared by different pipelines; prepare them alike to train on them together"
         )
     representation = representation_of(recipe, stores, train_rows)
-    texts = sorted({t.text for c in train_rows for t in c.turns})
+    texts = sorted({*more_texts, *(t.text for c in train_rows for t in c.turns)})
     records = _records(train_rows)
     source = EcgSource(stores, representation)
 
@@ -251,6 +273,11 @@ def _report_datasets(folder: Path, datasets: Sequence[ElmDataset], say: Callable
             **{f"truncated:{k}": v for k, v in data.truncated.items()},
             **data.cuts(),
         }
+        if data.retrieved:
+            counts[name]["retrieved"] = dict(data.retrieved)
+            say(
+                f"{name}: {data.retrieved['without']} of {data.retrieved['conversations']} questions without neighbours"
+            )
         if cuts := data.cuts():
             shares = ", ".join(f"{lead} {share:.0%}" for lead, share in cuts["ecg_shown"].items())
             say(

@@ -27,6 +27,10 @@ def predict_(
     seeds: tuple[int, ...] = (),
     devices: tuple[str, ...] = ("auto",),
     images: tuple[Path, ...] = (),
+    rag: Path | None = None,
+    rag_k: int | None = None,
+    rag_location: Literal["system", "user"] | None = None,
+    rag_content: Literal["report", "features", "both"] | None = None,
     limit: int | None = None,
     allow_seen: bool = False,
     dev: bool = False,
@@ -51,6 +55,10 @@ def predict_(
         seeds: of the drawing: every question is answered once for each.
         devices: auto (every GPU, else the CPU), or names (cpu, cuda:0 cuda:1); one process each.
         images: folders of the picture files that conversations name.
+        rag: an index (ecglm index build); the prompts tell of its ECGs that are most like the one shown.
+        rag_k: so many of them; default as the model learned, else 1.
+        rag_location: at the end of the system prompt or before the question; default as the model learned, else system.
+        rag_content: what is told of them; default as the model learned, else report.
         limit: questions about at most so many ECGs.
         allow_seen: answer also about patients the model was trained on.
         dev: questions about at most 4 ECGs, unless --limit says otherwise.
@@ -75,6 +83,10 @@ def predict_(
         seeds=seeds,
         devices=devices,
         images=images,
+        rag=rag,
+        rag_k=rag_k,
+        rag_location=rag_location,
+        rag_content=rag_content,
         allow_seen=allow_seen,
         limit=4 if dev and limit is None else limit,
         overwrite=overwrite,

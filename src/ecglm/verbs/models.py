@@ -32,7 +32,7 @@ class _TrainOptions:
 def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
     """A recipe file, with ``--section.field value`` laid over it, and the options of the verb."""
     from ecglm import config
-    from ecglm.training.recipe import SECTIONS, Recipe
+    from ecglm.training.recipe import SECTIONS, RagConfig, Recipe
 
     usage = f"usage: ecglm {verb} RECIPE.yaml [--out DIR] [--limit N] [--dev] [--overwrite] [--section.field value …]"
     if not args or args[0].startswith("-"):
@@ -49,10 +49,13 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
         ],
     )
     options = _TrainOptions(out=Path("runs") / recipe.name)
-    named = {a[2:].partition(".")[0] for a in args[1:] if a.startswith("--") and "." in a} & SECTIONS.keys()
+    given = {a[2:].partition(".")[0] for a in args[1:] if a.startswith("--") and "." in a}
+    named = given & SECTIONS.keys()
     # The representation has been chosen: the options are that one's, not a choice of subcommands.
     try:
         chosen: dict[str, Any] = {n: SECTIONS[n].Options() for n in named if getattr(recipe, n) is None}
+        if "rag" in given and recipe.rag is None:
+            chosen["rag"] = RagConfig(index="")
         if chosen:  # by the command line
             recipe = dataclasses.replace(recipe, **chosen)
         found: Any = tyro.cli(
@@ -96,10 +99,14 @@ def train_(args: list[str]) -> None:
 
 def validate(args: list[str]) -> None:
     """Read a recipe and everything it names, and say what would be trained."""
+    from ecglm.verbs.align import is_alignment, validate_alignment
     from ecglm.verbs.pretraining import is_pretraining, validate_pretraining
 
     if args and is_pretraining(args[0]):
         validate_pretraining(args)
+        return
+    if args and is_alignment(args[0]):
+        validate_alignment(args)
         return
     recipe, _ = _recipe(args, "validate")
     from ecglm.training.check import check_machine, check_recipe, check_room
@@ -133,6 +140,10 @@ def validate(args: list[str]) -> None:
         if split != "test" and len(found) == missing:
             tasks = f" of the tasks {', '.join(recipe.data.tasks)}" if recipe.data.tasks else ""
             raise EcglmError(f"data: no question{tasks} in split '{split}' on an ECG of these stores; name others")
+    if recipe.rag is not None:
+        from ecglm.training.rag import rag_line
+
+        say(rag_line(recipe, rows))
     usable = [c for c in rows if c.split == "train" and c.ecgs and there(c)]
     representation = representation_of(recipe, stores, usable)
     if representation.input_shape is not None:
@@ -168,6 +179,7 @@ def ask(
     units: Literal["mV", "uV", "V"] | None = None,
     dataset: str | None = None,
     max_new_tokens: int = 128,
+    rag: Path | None = None,
 ) -> None:
     """Ask a trained model about an ECG. For research only.
 
@@ -181,6 +193,8 @@ def ask(
         units: of the samples, for files that do not say.
         dataset: which one to read of an HDF5 file that holds several.
         max_new_tokens: longest answer.
+        rag: an index (ecglm index build); the prompt tells of its ECGs that are most like the ones shown, as the model
+            learned.
     """
     from ecglm.models.assistant import load
     from ecglm.records.formats import read
@@ -194,4 +208,25 @@ def ask(
         read_picture(file) if is_picture(file) else read(file, rate=rate, leads=leads, units=units, dataset=dataset)
         for file in ecg
     ]
-    say(load(model).ask(shown, question, max_new_tokens=max_new_tokens))
+    assistant = load(model)
+    found = () if rag is None else _retrieve(assistant, rag, shown)
+    say(assistant.ask(shown, question, max_new_tokens=max_new_tokens, retrieved=found))
+    if rag is not None:
+        told = ", ".join(f"{hit.segment_id} (distance {hit.distance:.3g})" for hit in found)
+        say(f"retrieved: {told or 'nothing'}")
+    elif (learned := assistant.bundle.rag) is not None:
+        say(f"this model learned with retrieved ECGs ({learned.said()}) and is asked without; --rag gives them")
+
+
+def _retrieve(assistant: Any, folder: Path, shown: list[Any]) -> Any:
+    """The neighbours of the recordings that are asked about."""
+    from ecglm.prompts.retrieved import RagOptions
+    from ecglm.retrieval.index import Index
+    from ecglm.retrieval.neighbours import nearest_to
+    from ecglm.types import Record
+
+    if not all(isinstance(ecg, Record) for ecg in shown):
+        raise EcglmError("--rag searches by the signal, and a picture has none; give the ECG as a signal file")
+    index, options = Index.load(folder), assistant.bundle.rag or RagOptions()
+    options.check(index.feature_names, index.has_reports)
+    return nearest_to(index, shown, k=options.k)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ecglm import registry
@@ -62,3 +63,12 @@ def build_encoder(name: str, *, input_shape: Sequence[int], options: Mapping[str
             f"not {tuple(input_shape)}"
         )
     return encoder
+
+
+def pooled(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """One vector per ECG ``(batch, dim)``: what the encoder says itself (``pooled``), or the mean over its tokens."""
+    if hasattr(encoder, "pooled"):
+        vectors: torch.Tensor = encoder.pooled(x)  # type: ignore[operator]
+        return vectors
+    found: torch.Tensor = encoder(x).mean(dim=1)
+    return found

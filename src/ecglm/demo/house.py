@@ -1,0 +1,216 @@
+"""What one running page has: models, samples, index, preference file; and its visits, one per open browser tab."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ecglm.demo.engine import Engine
+from ecglm.demo.neighbours import NeighbourShown, neighbours_shown
+from ecglm.demo.preferences import PreferenceLog
+from ecglm.demo.samples import Samples
+from ecglm.demo.sessions import SessionGone, Sessions, empty
+from ecglm.demo.shown import Shown
+from ecglm.demo.streams import Stream
+from ecglm.demo.talk import ModelName, Placed, Talk
+from ecglm.demo.uploads import Limits
+from ecglm.errors import EcglmError
+from ecglm.prompts.retrieved import RagOptions
+from ecglm.retrieval.search import Exclude, Index
+from ecglm.types import Neighbour
+
+#: Files of one tab that were sent and not read yet.
+MAX_WAITING_FILES = 16
+#: Neighbours that people see at least; a model is told of as many as it learned with.
+SHOWN_NEIGHBOURS = 3
+LIMITS = Limits(max_bytes=32 << 20)
+
+
+@dataclass(eq=False)
+class Visit:
+    """One tab: its talk and folder, what is shown, what was dropped and not read yet, what is being answered.
+
+    token: what pictures, uploads and saved files are asked for with; nobody can guess it. cookie, tab: of the browser
+    and page that opened it. current: number of the ECG that is shown. writing: answer id → its stream. uploads: word →
+    file. pending: files that wait for facts. hits, neighbours: by number of ECG, as the index and as people know them.
+    thumbs, corrections, better: what the user said of answers.
+    """
+
+    cookie: str
+    tab: str
+    talk: Talk
+    token: str
+    folder: Path
+    current: int = 0
+    layout: str = "3x4+1"
+    marks: bool = False
+    uploads: dict[str, Path] = field(default_factory=dict)
+    pending: tuple[Path, ...] = ()
+    writing: dict[str, Stream] = field(default_factory=dict)
+    hits: dict[int, tuple[Neighbour, ...]] = field(default_factory=dict)
+    neighbours: dict[int, list[NeighbourShown]] = field(default_factory=dict)
+    thumbs: dict[str, int] = field(default_factory=dict)
+    corrections: dict[str, str] = field(default_factory=dict)
+    better: dict[str, str] = field(default_factory=dict)
+    correcting: str = ""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its ECGs take."""
+        return sum(placed.shown.num_bytes for placed in self.talk.ecgs)
+
+    @property
+    def placed(self) -> Placed | None:
+        """The ECG that is shown."""
+        ecgs = self.talk.ecgs
+        return ecgs[self.current - 1] if 0 < self.current <= len(ecgs) else None
+
+    def place_for(self, name: str) -> tuple[str, Path]:
+        """A word and a fresh place for an upload. EcglmError when too many wait."""
+        with self.lock:
+            if len(self.uploads) >= MAX_WAITING_FILES:
+                raise EcglmError("too many files at once; drop the files of one ECG")
+            word = secrets.token_urlsafe(16)
+            place = self.folder / f"sent-{word}"
+            place.mkdir(mode=0o700)
+            self.uploads[word] = place / name
+            return word, place / name
+
+    def take(self, words: Sequence[str]) -> list[Path]:
+        """The uploads by their words, which are then known no more."""
+        with self.lock:
+            found = [self.uploads.pop(word, None) for word in words]
+        there = [file for file in found if file is not None]
+        if not there or len(there) < len(found):
+            raise EcglmError("these files are not here any more; drop them again")
+        return there
+
+    def stop(self) -> bool:
+        """Stop what is being answered; whether anything was."""
+        going = [stream for stream in list(self.writing.values()) if not stream.done]
+        for stream in going:
+            stream.cancel()
+        return bool(going)
+
+    def forget_neighbours(self) -> None:
+        """The ECGs changed."""
+        self.hits.clear()
+        self.neighbours.clear()
+
+    def forget(self) -> None:
+        """Let go of the talk and everything said of it; answers stop."""
+        with self.lock:
+            self.stop()
+            self.talk.clear()
+            self.forget_neighbours()
+            self.current, self.pending, self.correcting = 0, (), ""
+            for kept in (self.uploads, self.thumbs, self.corrections, self.better):
+                kept.clear()
+
+
+class House:
+    """engines: one model, or two to compare, named as in ``names``. samples: to pick. index: where
+    neighbours are looked for. log: where ratings go.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[ModelName],
+        engines: Sequence[Engine],
+        *,
+        samples: Samples,
+        index: Index | None = None,
+        log: PreferenceLog | None = None,
+        limits: Limits = LIMITS,
+        max_new_tokens: int = 128,
+        root: Path | None = None,
+    ) -> None:
+        self.names, self.engines, self.samples = tuple(names), tuple(engines), samples
+        self.index, self.log, self.limits, self.max_new_tokens = index, log, limits, max_new_tokens
+        self.sessions: Sessions[Visit] = Sessions(place=root)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether every model reads pictures."""
+        return all(engine.assistant.reads_pictures for engine in self.engines)
+
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        """How ECGs are cut: as the first model reads them."""
+        return dict(self.engines[0].assistant.bundle.pipeline)
+
+    def open(self, cookie: str, tab: str) -> Visit:
+        """A fresh visit for a tab; the one that it had before ends."""
+        if not cookie:
+            raise EcglmError("this page needs its own cookie; allow it and load the page again")
+        self.close(cookie, tab)
+        return self.sessions.open(lambda token, folder: Visit(cookie, tab, Talk(self.names), token, folder)).kept
+
+    def visit(self, cookie: str, tab: str) -> Visit:
+        """The visit of a tab, if this browser is the one that opened it. SessionGone else."""
+        found = self.sessions.find(lambda visit: visit.tab == tab and _same(visit.cookie, cookie))
+        if found is None:
+            raise SessionGone("this page is no longer connected; load it again")
+        return found.kept
+
+    def by_token(self, token: str, cookie: str) -> Visit | None:
+        """The visit that a picture, an upload or a file to save is asked for with."""
+        try:
+            found = self.sessions.get(token).kept
+        except SessionGone:
+            return None
+        return found if _same(found.cookie, cookie) else None
+
+    def add(self, visit: Visit, shown: Shown) -> Placed:
+        """Put an ECG into a visit's talk and show it. EcglmError where there is no room."""
+        self.sessions.make_room(visit.token, shown.num_bytes)
+        placed = visit.talk.add_ecg(shown)
+        visit.current = placed.number
+        return placed
+
+    def find_neighbours(self, visit: Visit, placed: Placed) -> None:
+        """Search the index for an ECG once; its own record and patient are never found."""
+        if self.index is None or placed.shown.is_picture or placed.number in visit.hits:
+            return
+        shown, index = placed.shown, self.index
+        most = max(SHOWN_NEIGHBOURS, *(self.told_neighbours(number) for number in range(len(self.engines))))
+        who = frozenset(name for name in shown.origin.people if name)
+        segment = shown.segments[placed.segment : placed.segment + 1]
+        if (shown.rate, segment.shape[2]) != (index.rate, index.seg_len):
+            if shown.record is None:
+                raise EcglmError(f"{shown.name}: prepared otherwise than the index; it cannot be compared with it")
+            segments = index.segments(shown.record)
+            segment = segments[min(placed.segment, len(segments) - 1) :][:1]
+        hits = index.search(segment, index.rate, k=most, exclude=[Exclude(who, who)])[0]
+        visit.hits[placed.number] = hits
+        visit.neighbours[placed.number] = neighbours_shown(hits, self.samples)
+
+    def told_neighbours(self, model: int) -> int:
+        """How many neighbours of an ECG a model is told of."""
+        return (self.engines[model].assistant.bundle.rag or RagOptions()).k
+
+    def clear(self, visit: Visit) -> None:
+        """Forget a visit's talk and every upload; the tab stays."""
+        visit.forget()
+        empty(visit.folder)
+
+    def close(self, cookie: str, tab: str) -> None:
+        """Forget a tab: its answers stop, its uploads and its talk are gone."""
+        found = self.sessions.find(lambda visit: visit.tab == tab and _same(visit.cookie, cookie))
+        if found is not None:
+            self.sessions.end(found.token)
+
+    def close_all(self) -> None:
+        """Forget every tab and end the models' threads."""
+        self.sessions.close()
+        for engine in self.engines:
+            engine.close()
+
+
+def _same(left: str, right: str) -> bool:
+    return bool(left) and secrets.compare_digest(left.encode(), right.encode())

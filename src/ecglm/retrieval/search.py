@@ -1,0 +1,330 @@
+"""An index of training ECGs: search for those most like an ECG, never for itself, its patient, or an ECG of a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from ecglm.errors import ConfigError, EcglmError, RejectedRecord, TornOutputError
+from ecglm.files import check_outputs
+from ecglm.retrieval.approximate import Approximate
+from ecglm.retrieval.copies import content_key, copies_of, sketches
+from ecglm.retrieval.members import COLUMNS
+from ecglm.retrieval.nearest import Hits, exact_search, squared_norms
+from ecglm.retrieval.space import Space
+from ecglm.signals.features import ecg_bench_288, feature_names
+from ecglm.signals.pipeline import pipeline_from_config
+from ecglm.store.audit_table import digest
+from ecglm.store.writer import to_microvolts
+from ecglm.types import LEADS, Neighbour, Record
+
+if TYPE_CHECKING:  # an index by features needs no torch
+    from ecglm.retrieval.embedding import Embedder
+
+KIND = "ecg-index"
+FORMAT = 1
+VECTORS, MEMBERS, REJECTS, FAISS = "vectors.safetensors", "members.parquet", "rejects.jsonl", "index.faiss"
+#: The folder inside an index that holds its encoder.
+ENCODER = "encoder"
+_ARRAYS = ("vectors", "mean", "factor", "sketch", "content", "record", "patient")
+
+
+@dataclass(frozen=True)
+class Exclude:
+    """What a query must not find beside itself: records and patients, by id."""
+
+    records: frozenset[str] = frozenset()
+    patients: frozenset[str] = frozenset()
+
+
+class Index:
+    """A finished index (``build_index``, ``ecglm index build``). Nothing is computed again when it is loaded.
+
+    facts: JSON-able, for manifests: fingerprint, what a vector is made of, how many members. fingerprint: of what it
+    was made from and how. by: ``features``, ``embedding`` or ``both``. rate, seg_len: of the segments it compares.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray], table: pa.Table) -> None:
+        self.path, self.manifest, self.table = folder, manifest, table
+        settings = manifest["settings"]
+        self.fingerprint: str = manifest["fingerprint"]
+        self.by: str = settings["by"]
+        self.rate: int = settings["rate"]
+        self.seg_len: int = settings["seg_len"]
+        self.vectors = arrays["vectors"]
+        self.space = Space(arrays["mean"], arrays["factor"])
+        self._sketch, self._content = arrays["sketch"], _Lookup(arrays["content"])
+        self._record, self._patient = _Lookup(arrays["record"]), _Lookup(arrays["patient"])
+        self._norms = squared_norms(self.vectors)
+        self._groups = arrays["record"] if settings["segments"] == "all" else None
+        self._approximate: Approximate | None = None
+        if manifest["approximate"] is not None:
+            self._approximate = Approximate.read(folder / FAISS, self.vectors, manifest["approximate"])
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> Index:
+        """Read an index folder. Nothing in it is executed; ``verify`` compares size and sha256 of every file first.
+
+        Raises TornOutputError for a file that is missing, cut short or changed, and for vectors and members that do not
+        belong together; ConfigError for another format; EcglmError where there is no index, or faiss is not installed.
+        """
+        folder = Path(folder)
+        manifest = check_outputs(folder, KIND, verify=verify)
+        found = manifest["settings"].get("format")
+        if found != FORMAT:
+            raise ConfigError(f"{folder}: index format {found}, this ecglm reads {FORMAT}; build it again")
+        for name, size in manifest["sizes"].items():
+            if (folder / name).stat().st_size != size:
+                raise TornOutputError(f"{folder / name}: not {size} bytes as its manifest says; build the index again")
+        try:
+            arrays = load_file(folder / VECTORS)
+            table = pq.read_table(folder / MEMBERS)
+        except (SafetensorError, pa.ArrowInvalid, OSError) as error:
+            raise TornOutputError(f"{folder}: cannot be read ({error}); build the index again") from error
+        check_together(folder, manifest, arrays, table)
+        return cls(folder, manifest, arrays, table)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __repr__(self) -> str:
+        return f"Index('{self.path}': {len(self)} training ECGs by {self.by})"
+
+    def told(self) -> str:
+        """What it is, for people."""
+        how = "approximately" if self._approximate is not None else "exactly"
+        return f"{len(self)} training ECGs of {len(self.patients)} patients by {self.by}, searched {how}"
+
+    def lines(self) -> list[str]:
+        """What it is and what was left out, for people."""
+        found = [f"index: {self.told()}"]
+        for name in ("rejected", "left_out"):
+            counts: dict[str, int] = self.manifest[name]
+            if counts:
+                told = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+                found.append(f"{name.replace('_', ' ')}: {told}")
+        if (tuned := self.manifest["approximate"]) is not None:
+            found.append(
+                f"recall@10 {tuned['recall_at_10']:.3f} on its own members, {tuned['num_probes']} of "
+                f"{tuned['num_lists']} lists opened"
+            )
+        return [*found, f"index: {self.path}"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of an index it was made with."""
+        return {
+            "fingerprint": self.fingerprint,
+            "by": self.by,
+            "members": len(self),
+            "records": len(self.records),
+            "patients": len(self.patients),
+            "approximate": self._approximate is not None,
+        }
+
+    @cached_property
+    def records(self) -> frozenset[str]:
+        """Ids of the records in it."""
+        return frozenset(self.table.column("record_id").to_pylist())
+
+    @cached_property
+    def patients(self) -> frozenset[str]:
+        """Ids of the patients in it: nobody asked about in an evaluation may be among them."""
+        return frozenset(self.table.column("patient_id").to_pylist())
+
+    @cached_property
+    def has_reports(self) -> bool:
+        """Whether any member has a report to show."""
+        return any(self.table.column("report").to_pylist())
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of what was measured of the members; empty for an index by embedding."""
+        return () if self.by == "embedding" else feature_names()
+
+    @cached_property
+    def _embedder(self) -> Embedder | None:
+        if self.by == "features":
+            return None
+        from ecglm.retrieval.embedding import read_embedder
+
+        return read_embedder(self.path / ENCODER)
+
+    def segments(self, record: Record) -> np.ndarray:
+        """A recording as the index's own pipeline cuts it: float32 ``(num_segments, 12, seg_len)``, in whole microvolts
+        like those of a store, in mV. RejectedRecord where it cannot be used.
+        """
+        try:
+            found = pipeline_from_config(self.manifest["settings"]["pipeline"]).run(record).signal
+            return np.stack([np.divide(to_microvolts(segment), 1000, dtype=np.float32) for segment in found])
+        except RejectedRecord as error:
+            raise RejectedRecord(error.reason, f"{record.record_id}: {error.detail}") from error
+
+    def embed(self, segments: np.ndarray, rate: int) -> np.ndarray:
+        """Vectors float32 ``(n, dim)`` of segments ``(n, 12, seg_len)`` in mV, as the members have them.
+
+        Raises EcglmError for another shape or rate than the index's, and for a vector that is no number.
+        """
+        self._check(segments, rate)
+        parts: list[np.ndarray] = []
+        if self.by != "embedding":
+            parts.append(ecg_bench_288(segments, rate).astype(np.float32))
+        if self._embedder is not None:
+            parts.append(self._embedder(segments, rate))
+        raw = np.concatenate(parts, axis=1)
+        if len(bad := np.flatnonzero(~np.isfinite(raw).all(axis=1))):
+            raise EcglmError(f"query {int(bad[0])}: what is measured of it holds NaN; it cannot be searched for")
+        return self.space.vectors(raw)
+
+    def _check(self, segments: np.ndarray, rate: int) -> None:
+        if segments.ndim != 3 or segments.shape[1:] != (len(LEADS), self.seg_len) or rate != self.rate:
+            shape = " x ".join(map(str, segments.shape))
+            raise EcglmError(
+                f"{self.path}: compares segments of {len(LEADS)} leads x {self.seg_len} samples at {self.rate} Hz, the "
+                f"query is {shape} at {rate:g} Hz; prepare it as the index's store was"
+            )
+
+    def search(
+        self, segments: np.ndarray, rate: int, *, k: int, exclude: Sequence[Exclude] | None = None
+    ) -> list[tuple[Neighbour, ...]]:
+        """The k members nearest to each of the segments, nearest first; fewer where fewer are left.
+
+        segments: float32 ``(n, 12, seg_len)`` in mV at ``rate`` Hz. exclude: one per segment, whose ECG it is. Never
+        found: those records and all of their patients, the same signal under another name (sha256 of its microvolts, or
+        a copy with a little noise) and all of that one's patient. One hit per record. Equal distances: in the order of
+        the index. Raises EcglmError as ``embed`` does, and for k below 1.
+        """
+        return [self._neighbours(hits) for hits in self.rows(segments, rate, k=k, exclude=exclude)]
+
+    def rows(self, segments: np.ndarray, rate: int, *, k: int, exclude: Sequence[Exclude] | None = None) -> list[Hits]:
+        """As ``search``, but distances float64 and rows of ``table`` int64."""
+        if k < 1:
+            raise EcglmError(f"k must be 1 or more, found {k}")
+        exclude = [Exclude()] * len(segments) if exclude is None else exclude
+        if len(exclude) != len(segments):
+            raise EcglmError(f"{len(segments)} queries, but exclusions for {len(exclude)}; one each is needed")
+        if not len(segments):
+            return []
+        self._check(segments, rate)
+        same = [self._content.rows([key]) for key in map(_key, range(len(segments)), segments)]
+        queries, own = self._queries(segments, rate, same)
+        banned = [self._banned(rows, one) for rows, one in zip(same, exclude, strict=True)]
+        found: list[Hits] = [(np.empty(0), np.empty(0, np.int64))] * len(queries)
+        waiting = np.arange(len(queries))
+        while len(waiting):
+            hits = self._nearest(queries[waiting], k, [banned[i] for i in waiting])
+            again = []
+            for i, hit in zip(waiting.tolist(), hits, strict=True):
+                copies = hit[1][copies_of(own[i], self._sketch[hit[1]])]
+                if len(copies):
+                    banned[i] = np.union1d(banned[i], self._patients_of(copies))
+                    again.append(i)
+                else:
+                    found[i] = hit
+            waiting = np.array(again, np.int64)
+        return found
+
+    def _nearest(self, queries: np.ndarray, k: int, banned: Sequence[np.ndarray]) -> list[Hits]:
+        if self._approximate is not None:
+            return self._approximate.search(queries, k, banned, self._groups, self._norms)
+        return exact_search(self.vectors, queries, k, banned, self._groups, self._norms)
+
+    def _queries(self, segments: np.ndarray, rate: int, same: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors and sketches of the queries: a member's own are known, all others are measured."""
+        queries = np.empty((len(segments), self.vectors.shape[1]), np.float32)
+        own = np.empty((len(segments), self._sketch.shape[1]), np.float16)
+        known = np.array([len(rows) > 0 for rows in same])
+        members = [int(rows[0]) for rows in same if len(rows)]
+        queries[known], own[known] = self.vectors[members], self._sketch[members]
+        if not known.all():
+            queries[~known], own[~known] = self.embed(segments[~known], rate), sketches(segments[~known])
+        return queries, own
+
+    def _banned(self, same: np.ndarray, exclude: Exclude) -> np.ndarray:
+        """Rows that a query must not find, sorted. same: those of its very signal."""
+        own = self._record.rows([digest(name) for name in exclude.records])
+        patients = self._patient.rows([digest(name) for name in exclude.patients])
+        return np.unique(np.concatenate([patients, self._patients_of(np.concatenate([same, own]))]))
+
+    def _patients_of(self, rows: np.ndarray) -> np.ndarray:
+        """All rows of the patients of some rows."""
+        return self._patient.rows(np.unique(self._patient.keys[rows]).tolist())
+
+    @cached_property
+    def _told(self) -> dict[str, list[Any]]:
+        """What is told of the members, column by column."""
+        names = ("segment_id", "record_id", "patient_id", "report", "labels")
+        return {name: self.table.column(name).to_pylist() for name in names}
+
+    def _neighbours(self, hits: Hits) -> tuple[Neighbour, ...]:
+        names, told = self.feature_names, self._told
+        measured = self.space.raw(self.vectors[hits[1]], len(names)).tolist()
+        found = []
+        for distance, row, values in zip(hits[0].tolist(), hits[1].tolist(), measured, strict=True):
+            found.append(
+                Neighbour(
+                    segment_id=told["segment_id"][row],
+                    record_id=told["record_id"][row],
+                    patient_id=told["patient_id"][row],
+                    distance=distance,
+                    report=told["report"][row],
+                    labels=tuple(told["labels"][row]),
+                    features=dict(zip(names, values, strict=True)),
+                )
+            )
+        return tuple(found)
+
+
+def _key(number: int, segment: np.ndarray) -> int:
+    """``content_key`` of a query; EcglmError naming it where it holds NaN or what no ECG has."""
+    try:
+        return content_key(segment)
+    except RejectedRecord as error:
+        raise EcglmError(f"query {number}: {error.detail}; it cannot be searched for") from error
+
+
+class _Lookup:
+    """64-bit keys of rows, to be asked for the rows of a key."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        self.keys = keys
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted = keys[self._order]
+
+    def rows(self, keys: Sequence[int]) -> np.ndarray:
+        """All rows with one of the keys, int64."""
+        wanted = np.array(list(keys), np.uint64)
+        starts, ends = (np.searchsorted(self._sorted, wanted, side=side) for side in ("left", "right"))
+        parts = [self._order[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+
+
+def check_together(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray], table: pa.Table) -> None:
+    """TornOutputError where the parts of an index are not of one index: lengths, shapes, types, the mark of each."""
+    mend = "copy the index again, whole, or build it again"
+    if sorted(arrays) != sorted(_ARRAYS) or table.schema.names != COLUMNS.names:
+        raise TornOutputError(f"{folder}: holds other arrays or columns than an index; {mend}")
+    count, dim = manifest["counts"]["indexed"], manifest["dim"]
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("content", "record", "patient"), (count,))
+    shapes = {**wanted, "vectors": (count, dim), "mean": (dim,), "factor": (dim,), "sketch": (count, 64)}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise TornOutputError(f"{folder / VECTORS}: {name} is {arrays[name].shape}, {shape} is needed; {mend}")
+    if empty := [name for name in COLUMNS.names if table.column(name).null_count]:
+        raise TornOutputError(f"{folder / MEMBERS}: column {empty[0]} is empty (null) in some rows; {mend}")
+    if table.num_rows != count:
+        raise TornOutputError(f"{folder / MEMBERS}: {table.num_rows} rows for {count} vectors; {mend}")
+    if not np.isfinite(arrays["vectors"]).all():
+        raise TornOutputError(f"{folder / VECTORS}: holds NaN; {mend}")
+    if (table.schema.metadata or {}).get(b"ecglm.index", b"").decode() != manifest["fingerprint"]:
+        raise TornOutputError(f"{folder / MEMBERS}: belongs to another index; {mend}")

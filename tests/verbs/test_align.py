@@ -1,0 +1,49 @@
+"""``ecglm align`` and ``ecglm validate`` of its recipes, as a user types them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli_tools import done, ecglm
+from ecglm import config as strict
+from ecglm.verbs.align import is_alignment
+from preference_world import of_conversation, recipe, row, write
+
+
+@pytest.fixture(scope="module")
+def file(world, signal_run, tmp_path_factory) -> Path:
+    """A recipe on the tiny signal model."""
+    folder = tmp_path_factory.mktemp("align")
+    rows = [*(of_conversation(c) for c in world.conversations()), row("t", thumb=1, answer="yes")]
+    made = recipe(world, signal_run / "best", write(folder / "pairs.jsonl", rows))
+    (folder / "r.yaml").write_text(strict.dumps(made))
+    return folder / "r.yaml"
+
+
+def test_a_recipe_is_checked_aligned_and_asked(file: Path, tmp_path: Path, world) -> None:
+    assert is_alignment(str(file))
+    said = done("validate", file)
+    splits = [c.split for c in world.conversations()]
+    assert f"  rejected:split_test: {splits.count('test')}" in said and "  rejected:no_pair: 1" in said
+    assert "tiny: dpo, beta 0.1, whole weights, 4 steps: valid" in said
+    said = done("align", file, "--out", tmp_path / "run", "--lora.rank", 2, "--train.parts", "llm", "--limit", 6)
+    assert "learns: llm" in said and "val_margin:" in said
+    assert f"checkpoint: {tmp_path / 'run' / 'best'}" in said
+    assert "was complete already" in done(
+        "align", file, "--out", tmp_path / "run", "--lora.rank", 2, "--train.parts", "llm", "--limit", 6
+    )
+    done("align", file, "--out", tmp_path / "trial", "--dev", "--method", "ipo")
+    best, out = tmp_path / "run" / "best", tmp_path / "predictions"
+    done("predict", "--model", best, "--data", world.data, "--store", world.store, "--out", out)
+    assert (out / "predictions.jsonl").exists()
+
+
+def test_mistakes_are_one_line_with_the_mend(file: Path, tmp_path: Path) -> None:
+    assert "the recipe comes first" in ecglm("align").error
+    assert "beta must be above 0" in ecglm("align", file, "--beta", 0).error
+    assert "is no checkpoint folder; name best/ of a run" in ecglm("align", file, "--model", tmp_path).error
+    assert "no such preference file" in ecglm("validate", file, "--data.pairs", tmp_path / "none.jsonl").error
+    (tmp_path / "bad.yaml").write_text("name: x\nmodel: m\ndata: {pairs: [p]}\nlora: {rnk: 3}\n")
+    assert "line 4: unknown key 'lora.rnk' (did you mean 'rank'?)" in ecglm("align", tmp_path / "bad.yaml").error
