@@ -1,6 +1,6 @@
 """Does preference tuning teach what is preferred, and nothing else? Reports that state the measured heart rate.
 
-    python benchmarks/align.py [--out DIR] [--patients N] [--steps N] [--align-steps N] [--method dpo|ipo]
+    python benchmarks/align.py [--out DIR] [--patients N] [--steps N] [--align-steps N] [--method dpo|ipo] [--seed N]
 
 A small signal ELM learns from synthetic ECGs, whose reports state the heart rate one time in four. It answers about
 training patients, four drawn reports each; a pair is one that states the rate within 10 bpm of the true one, preferred
@@ -55,6 +55,8 @@ QUESTION = "<ecg>\nWrite a short report of this ECG."
 #: Share of the training reports that state the rate, and how near a stated one must be, in bpm.
 STATED, NEAR = 0.25, 10
 NUM_SAMPLES = 4
+#: How dear it is to leave the reference, chosen on the ECGs of seed 0; the run has others.
+BETA = {"dpo": 0.3, "ipo": 0.1}
 #: The lower end of the interval of after - before must be at least this.
 BARS = {"states the rate": 0.3, "rhythm accuracy": -0.05}
 
@@ -170,13 +172,14 @@ def run(folder: Path, *, patients: int, steps: int, align_steps: int, method: st
     rows = read_conversations(questions)
     asked = [c for c in rows if c.task in ("report", "rhythm") and c.split == "train" and c.ecgs[0] in rates]
     counts = make_pairs(load(before), store, asked, rates, folder / "pairs.jsonl")
-    options: dict[str, Any] = {"parts": ("llm",), "max_steps": align_steps, "batch_size": 16, "lr": 5e-4}
+    options: dict[str, Any] = {"parts": ("llm",), "max_steps": align_steps, "batch_size": 16, "lr": 3e-4}
     aligned = align(
         AlignRecipe(
             name="align",
             model=str(before),
             data=AlignData(pairs=(str(folder / "pairs.jsonl"),), stores=(str(store.path),), files=(str(questions),)),
             method=method,  # type: ignore[arg-type]
+            beta=BETA[method],
             lora=LoraConfig(rank=16, dropout=0.0),
             train=AlignTrainConfig(**options, eval_every=max(align_steps // 4, 1), warmup_steps=5, device="cpu"),
         ),
@@ -202,6 +205,7 @@ def main() -> int:
     options.add_argument("--steps", type=int, default=600)
     options.add_argument("--align-steps", type=int, default=80)
     options.add_argument("--method", choices=("dpo", "ipo"), default="dpo")
+    options.add_argument("--seed", type=int, default=1)
     asked = options.parse_args()
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as temporary:
@@ -211,6 +215,7 @@ def main() -> int:
             steps=asked.steps,
             align_steps=asked.align_steps,
             method=asked.method,
+            seed=asked.seed,
         )
     print(f"{found['pairs']} pairs of {found['questions']} questions, {NUM_SAMPLES} drawn reports each; {asked.method}")
     told = found["told"]

@@ -15,7 +15,7 @@ ROOMS = (
     *("records", "signals", "store", "conversations", "representations", "representations/effects"),
     *("prompts", "training", "analysis"),
     *("training/objectives", "models", "models/encoders", "evaluation", "evaluation/metrics"),
-    *("evaluation/answerers", "evaluation/ecgbench", "evaluation/judge"),
+    *("evaluation/answerers", "evaluation/ecgbench", "evaluation/judge", "evaluation/rewards"),
     *("retrieval", "demo"),
 )
 MODULES = [

@@ -186,18 +186,17 @@ class Policy:
 
         ``reward``, ``reward_NAME``: means over the answers that have one. ``answer_tokens``: mean length. ``cut``:
         share of answers that the length limit ended. Of training also ``no_signal``: share of groups whose rewards are
-        all the same; ``no_reward``: groups without any reward; ``without_NAME``: share of answers that this reward could
-        not be computed for, where there are any; ``clipped``: share of tokens; ``kl``: mean over tokens.
+        all the same; ``no_reward``: groups without any reward; ``without_NAME``: share of answers that this reward
+        could not be computed for, where there are any; ``clipped``: share of tokens; ``kl``: mean over tokens.
         """
         s = self.sums
         names = [n for n in s if n.startswith(f"{of}reward") and not n.endswith("_n") and s[f"{n}_n"]]
         found = {n: s[n] / s[f"{n}_n"] for n in sorted(names)}
         if answers := s[f"{of}answers"]:
             found |= {f"{of}answer_tokens": s[f"{of}length"] / answers, f"{of}cut": s[f"{of}cut"] / answers}
-            lacking = {
-                n[: -len("_n")]: 1 - s[n] / answers for n in s if n.startswith(f"{of}reward_") and n[-2:] == "_n"
-            }
-            found |= {n.replace("reward_", "without_", 1): share for n, share in sorted(lacking.items()) if share > 0}
+            parts = [n[: -len("_n")] for n in s if n.startswith(f"{of}reward_") and n.endswith("_n")]
+            lacking = {n: 1 - s[f"{n}_n"] / answers for n in sorted(parts) if n != f"{of}reward"}
+            found |= {n.replace("reward_", "without_", 1): share for n, share in lacking.items() if share > 0}
         if not of and s["groups"]:
             found["no_signal"] = s["no_signal"] / s["groups"]
         if not of and s["no_reward"]:
