@@ -146,7 +146,7 @@ def test_the_file_tree_names_every_file_and_no_other():
     there = {
         path.relative_to(ROOT).as_posix()
         for path in package.rglob("*")
-        if path.suffix in (".py", ".css", ".html", ".json", ".yaml") and "__pycache__" not in path.parts
+        if path.suffix in (".py", ".css", ".js", ".html", ".json", ".yaml") and "__pycache__" not in path.parts
     }
     rooms = {f"{Path(file).parent.as_posix()}/" for file in there}
     expected = {file for file in there if not file.endswith("/__init__.py")} | {"src/ecglm/__init__.py"} | rooms
