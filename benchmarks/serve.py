@@ -133,8 +133,11 @@ async def one(client: httpx.AsyncClient, ask: Ask) -> tuple[str | None, float]:
     try:
         response = await client.post("/v1/chat/completions", json=ask.body)
         text = response.json()["choices"][0]["message"]["content"] if response.status_code == 200 else None
-    except httpx.TransportError:
-        text = None
+        why = "" if response.status_code == 200 else f"status {response.status_code}"
+    except httpx.TransportError as error:
+        text, why = None, repr(error)
+    if why:
+        print(f"  lost after {time.perf_counter() - begun:.1f} s: {why}", file=sys.stderr)
     return text, time.perf_counter() - begun
 
 

@@ -90,11 +90,14 @@ def browser() -> Iterator[Any]:
 
 
 class Tab:
-    """One browser window with cookies of its own, and a log of what it asked for and complained of."""
+    """One tab, and a log of what it asked for and complained of. It is of a browser of its own, with other cookies,
+    unless ``context`` is one that is there already (which spares reading the page's scripts anew).
+    """
 
-    def __init__(self, chromium: Any, address: str, **options: Any) -> None:
+    def __init__(self, chromium: Any, address: str, context: Any = None, **options: Any) -> None:
         self.address = address.rstrip("/")
-        self.context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        self._own = context is None
+        self.context = context or chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         self.page = self.context.new_page()
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -107,7 +110,7 @@ class Tab:
         self.page.wait_for_selector("ecg-drop[talk]")
 
     def close(self) -> None:
-        self.context.close()
+        (self.context if self._own else self.page).close()
 
     def check(self) -> None:
         """Nothing left this machine, and nothing went wrong."""

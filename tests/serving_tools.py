@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -46,10 +47,13 @@ class Running:
 
 
 @contextmanager
-def serving(models: Sequence[Served], **options: Any) -> Iterator[Running]:
+def serving(models: Sequence[Served], *, buffer: int | None = None, **options: Any) -> Iterator[Running]:
+    """buffer: bytes that the system keeps of what a client has not taken yet; its own choice without."""
     options.setdefault("hosts", hosts_of("127.0.0.1"))
     options.setdefault("drain", 2.0)
     place = bind("127.0.0.1", 0)
+    if buffer is not None:  # the connections have what their listener has
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     port = place.getsockname()[1]
     server = make_server(models, ServerOptions(**options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})

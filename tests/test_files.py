@@ -300,18 +300,17 @@ def test_new_unfinished_finished(tmp_path):
 
 
 @pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("kind", ["cake", "bread"])
-def test_another_plan_is_stale_unless_overwritten(tmp_path, finished, kind):
+def test_another_plan_is_stale_unless_overwritten(tmp_path, finished):
     out, plan = tmp_path / "o", files.plan_fingerprint("cake", {"a": 1}, {})
     files.output_state(out, "cake", plan, False)
     (out / "half").write_text("1")
     if finished:
         files.write_manifest(out / "manifest.json", "cake", {"a": 1}, {}, {})
-    other = files.plan_fingerprint(kind, {"a": 2}, {})
+    other = files.plan_fingerprint("cake", {"a": 2}, {})
     with pytest.raises(StaleOutputError, match="--overwrite"):
-        files.output_state(out, kind, other, False)
+        files.output_state(out, "cake", other, False)
     assert (out / "half").read_text() == "1"
-    assert files.output_state(out, kind, other, True) == "new"
+    assert files.output_state(out, "cake", other, True) == "new"
     assert names(out) == ["plan.json"]
 
 
@@ -328,6 +327,18 @@ def test_somebody_elses_folder_is_left_alone(tmp_path, overwrite):
     with pytest.raises(EcglmError, match="is a file"):
         files.output_state(tmp_path / "thesis.tex", "cake", "plan", overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "years of work" and names(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_kind_of_output_is_never_removed(tmp_path, finished, overwrite):
+    files.output_state(tmp_path / "o", "run", "plan", False)
+    (tmp_path / "o" / "weights").write_text("hours")
+    if finished:
+        files.write_manifest(tmp_path / "o" / files.MANIFEST, "run", {}, {}, {})
+    with pytest.raises(EcglmError, match=r"holds another output \(run\), not a cake; choose another --out"):
+        files.output_state(tmp_path / "o", "cake", "plan", overwrite)
+    assert (tmp_path / "o" / "weights").read_text() == "hours"
 
 
 # --- names and places

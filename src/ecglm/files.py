@@ -248,6 +248,7 @@ def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: 
     if overwrite and folder.exists():
         if not (folder / MANIFEST).exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
             raise EcglmError(f"{folder}: not made by ecglm, will not be overwritten; choose another --out")
+        _refuse_other_kind(folder, kind)
         shutil.rmtree(folder)
     if not folder.exists() or _contents(folder) <= {"plan.json", "rejects.jsonl"}:
         with write_errors(folder):  # an attempt that ended before its first result binds nobody
@@ -259,11 +260,25 @@ def output_state(path: str | os.PathLike[str], kind: str, plan: str, overwrite: 
     if not source.exists():
         raise StaleOutputError(f"{folder}: exists and is no {kind}; choose another --out")
     found = read_json(source)
-    if found.get("kind") != kind or found.get("fingerprint") != plan:
+    _refuse_other_kind(folder, kind)
+    if found.get("fingerprint") != plan:
         raise StaleOutputError(
             f"{folder}: made with other settings or from other inputs; use --overwrite to replace it, or another --out"
         )
     return "finished" if finished else "unfinished"
+
+
+def _refuse_other_kind(folder: Path, kind: str) -> None:
+    """StaleOutputError where ``--overwrite`` would remove another verb's output: a trained run, by a slip of --out."""
+    if _contents(folder) <= {"plan.json", "rejects.jsonl"}:
+        return
+    for name in (MANIFEST, "plan.json"):
+        try:
+            found = read_json(folder / name).get("kind") if (folder / name).exists() else None
+        except EcglmError:  # torn: nothing is lost with it
+            found = None
+        if found is not None and found != kind:
+            raise StaleOutputError(f"{folder}: holds another output ({found}), not a {kind}; choose another --out")
 
 
 def _contents(folder: Path) -> set[str]:

@@ -94,6 +94,14 @@ def test_same_bytes_and_manifest_facts(tmp_path):
     assert conversations_fingerprint(tmp_path / "one" / "c.parquet") == sha
 
 
+def test_a_file_renamed_with_its_manifest_is_told(tmp_path):
+    write_conversations(tmp_path / "c.parquet", [conversation(7)], SETTINGS, INPUTS)
+    for suffix in ("", ".manifest.json"):
+        (tmp_path / f"c.parquet{suffix}").rename(tmp_path / f"d.parquet{suffix}")
+    with pytest.raises(EcglmError, match=r"tells of c\.parquet, not of d\.parquet; give the file its name back"):
+        conversations_fingerprint(tmp_path / "d.parquet")
+
+
 def test_pandas_reads_it(tmp_path):
     write_conversations(tmp_path / "c.parquet", [conversation(7)], SETTINGS, INPUTS)
     frame = pd.read_parquet(tmp_path / "c.parquet")

@@ -41,11 +41,16 @@ def place(signal_run, tmp_path_factory):
         yield address, house, chromium, engine
 
 
+@pytest.fixture(scope="module")
+def context(place):
+    return place[2].new_context(viewport={"width": 1280, "height": 800})
+
+
 @pytest.fixture
-def tab(place):
+def tab(place, context):
     address, _, chromium, engine = place
     engine.pause = 0.0
-    found = Tab(chromium, address)
+    found = Tab(chromium, address, context)
     yield found
     found.close()
 
@@ -139,12 +144,14 @@ def test_stop_thumbs_correction_and_second_thoughts_are_stored_for_alignment(tab
     engine.pause = 0.0
     tab.ask("What is the rhythm?")
     answer = tab.answered(2)[-1]
-    page.get_by_role("button", name="Good answer").last.click()
+    page.get_by_role("button", name="Good answer").last.press("Enter")
     tab.told("your rating is stored")
+    assert page.evaluate("() => document.activeElement.dataset.act") == "up"  # the keyboard stays where it was
     assert page.get_by_role("button", name="Good answer").last.get_attribute("aria-pressed") == "true"
-    page.get_by_role("button", name="Correct this answer").last.click()
+    page.get_by_role("button", name="Correct this answer").last.press("Enter")
     box = page.get_by_label("What the answer should have been")
     box.wait_for()
+    page.wait_for_function("() => document.activeElement.closest('#correction')")
     assert box.input_value() == answer
     box.fill("sinus rhythm with <b>one</b> premature beat")
     page.get_by_role("button", name="Save correction").click()
@@ -156,16 +163,30 @@ def test_stop_thumbs_correction_and_second_thoughts_are_stored_for_alignment(tab
     assert all(r["turns"][-1]["text"].endswith("What is the rhythm?") and r["ecgs"][0]["sha256"] for r in rows)
     assert rows[0]["model"] == {"name": "tiny", "fingerprint": "abc"}
 
+    # A long talk scrolls in its own place: it covers nothing, and who reads further up is left there.
+    tab.ask("long words " * 250)
+    tab.answered(3)
+    over = """() => { const talk = document.querySelector('#talk'), box = document.querySelector('#question textarea');
+      const at = box.getBoundingClientRect();
+      return [talk.scrollHeight > talk.clientHeight + 50, talk.scrollTop > 50,
+        document.elementFromPoint(at.x + at.width / 2, at.y + at.height / 2) === box]; }"""
+    assert page.evaluate(over) == [True, True, True]
+    page.evaluate("() => { document.querySelector('#talk').scrollTop = 0; }")
+    page.get_by_role("button", name="Bad answer").first.click()
+    tab.told("your rating is stored")
+    page.wait_for_timeout(200)
+    assert page.evaluate("() => document.querySelector('#talk').scrollTop") < 50
+
     # Another try of the same model can be compared with the first.
     page.get_by_role("button", name="Try again").click()
     page.wait_for_function("() => document.querySelectorAll('#talk .eg-pair .eg-model').length == 2")
-    tab.answered(3)
+    tab.answered(4)
     tab.check()
-    # What was written is what alignment learns from: the correction is a pair, the lone thumb is counted.
+    # What was written is what alignment learns from: the correction is a pair, lone thumbs are counted.
     (tmp_path / "mine.jsonl").write_text("".join(line + "\n" for line in file.read_text().splitlines()[before:]))
     found = read_pairs([tmp_path / "mine.jsonl"])
     assert [(p.chosen, p.rejected) for p in found.pairs] == [(rows[1]["chosen"], answer)]
-    assert found.num_rows == 2
+    assert found.num_rows == 3
 
 
 def test_bad_files_say_so_in_one_line_and_change_nothing(tab, place, tmp_path):

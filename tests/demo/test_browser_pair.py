@@ -71,11 +71,16 @@ def place(signal_run, world, tmp_path_factory):
         yield SimpleNamespace(address=address, house=house, chromium=chromium, left=left, right=right, row=row)
 
 
+@pytest.fixture(scope="module")
+def context(place):
+    return place.chromium.new_context(viewport={"width": 1280, "height": 800})
+
+
 @pytest.fixture
-def tab(place):
+def tab(place, context):
     place.left.say = place.right.say = None
     place.right.pause = 0.0
-    found = Tab(place.chromium, place.address)
+    found = Tab(place.chromium, place.address, context)
     yield found
     found.close()
 

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ecglm.demo.doors import COOKIE, MAX_BODY, Doors, Hosts, cookie_of, wrong_body
+from ecglm.demo.doors import COOKIE, MAX_BODY, Doors, Hosts, Tabs, cookie_of, wrong_body
 
 HOST = "127.0.0.1:7860"
 
@@ -187,3 +187,28 @@ def test_web_sockets_are_closed(client):
 
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/gradio_api/queue/data"):
         pass
+
+
+def test_events_of_a_tab_are_heard_and_sent_by_the_browser_that_opened_it_alone(client):
+    mine, other = with_cookie(client), with_cookie(TestClient(client.app, base_url=f"http://{HOST}"))
+    heard, beat = "/gradio_api/queue/data?session_hash=abc", "/gradio_api/heartbeat/abc"
+    assert mine.get(heard).status_code == 404  # nothing was sent for it yet
+    assert mine.get(beat).status_code == 200
+    assert mine.post("/gradio_api/queue/join", json={"session_hash": "abc", "data": []}).status_code == 200
+    assert mine.get(heard).status_code == mine.get(beat).status_code == 200
+    for path in (heard, beat, heard + "&session_hash=abc", "/gradio_api/queue/data", heard + "&session_hash=x"):
+        assert other.get(path).status_code == 404, path
+    for path in ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset"):
+        assert other.post(path, json={"session_hash": "abc", "event_id": "e", "data": []}).status_code == 404
+        assert mine.post(path, json={"session_hash": "abc", "event_id": "e", "data": []}).status_code == 200
+    assert TestClient(client.app, base_url=f"http://{HOST}").get(heard).status_code == 404  # without a cookie
+
+
+def test_tabs_are_remembered_up_to_a_number_and_those_in_use_longest():
+    tabs = Tabs(most=2)
+    assert tabs.claim("a", "one") and tabs.claim("b", "two") and tabs.claim("a", "one") and tabs.claim("c", "three")
+    assert not tabs.claim("a", "two") and tabs.claim("b", "new")  # b was used least and is forgotten
+
+
+def test_an_open_page_can_find_out_that_another_server_has_taken_over(client):
+    assert client.get("/gradio_api/app_id").status_code == 200

@@ -311,6 +311,18 @@ def test_a_picture_is_shown_as_it_is_and_asked_about_where_the_model_reads_pictu
     event = SimpleNamespace(_data={"talk": visit.token, "sent": [uploaded(visit, "scan.png", png)]})
     shown = found.files(request(), event)
     assert "ecg-paper" in shown["paper"] and 'scale="{}"' in shown["paper"] and not shown["layout"]["visible"]
+    assert shown["segment"]["value"] is None and not shown["segment"]["visible"]  # there are none to choose from
     assert "a picture holds no signal" in shown["table"]
     assert "a picture" in list(found.ask(request(), "What is it?"))[-1]["talk"]
     assert house.engines[0].asked[0].ecgs == [(80, 120, 3)]
+
+
+@pytest.mark.parametrize(("ecgs", "words"), [
+    ([{"file": None, "record": "", "rate": 100}], "Without a copy"),
+    ([{"file": None, "record": "", "rate": None}], "pictures are not kept"),
+    ([{"file": "ecgs/x.npy", "record": "", "rate": 100}, {"file": None, "record": "7", "rate": 100}], ""),
+])  # fmt: skip
+def test_thanks_tell_whether_training_can_use_what_was_said(ecgs, words):
+    said = handlers_module._thanks("rating", {"ecgs": ecgs})
+    assert said.startswith("Thank you: your rating is stored.") and words in said
+    assert bool(words) == ("ecglm align" in said)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -127,3 +129,36 @@ def test_every_button_has_a_name_and_says_whether_it_is_pressed():
 def test_an_empty_answer_says_so_and_a_log_is_a_log():
     html = markup.transcript([Exchange("q", (), (Bubble("i", "n", ""),))], rating=False)
     assert "the model said nothing" in html and 'role="log"' in html and 'aria-live="polite"' in html
+
+
+def test_a_screen_reader_waits_for_the_whole_answer():
+    for state, busy in (("writing", "true"), ("done", "false")):
+        found = markup.transcript([Exchange("q", (), (Bubble("1", "m", "a", state),))], rating=False)
+        assert f'aria-busy="{busy}"' in found
+
+
+def _light(colour):
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_colours_are_told_apart_as_wcag_asks():
+    """WCAG 2.2, 1.4.3: text and its ground differ 4.5 : 1, on the light page and on the dark one."""
+    sheet = Path(markup.__file__).with_name("page.css").read_text("utf-8")
+
+    def ratio(one, two):
+        low, high = sorted((_light(one), _light(two)))
+        return (high + 0.05) / (low + 0.05)
+
+    grounds = {"": "#ffffff", ".dark": "#0f172a"}
+    fill = re.search(r"--eg-fill: (#\w{6})", sheet)[1]
+    assert ratio("#ffffff", fill) >= 4.5 and not re.search(r"background: var\(--eg-accent\)[^}]*color: #fff", sheet)
+    for where, accent in (("", r":root \{ --eg-accent: (#\w{6})"), (".dark", r"\.dark \{ --eg-accent: (#\w{6})")):
+        assert ratio(re.search(accent, sheet)[1], grounds[where]) >= 4.5
+    pairs = [
+        (re.search(r"(?<![-\w])color: (#\w{6})", rule)[1], re.search(r"background: (#\w{6})", rule)[1])
+        for rule in re.findall(r"\.eg-(?:notice|wrong) \{([^}]*)\}", sheet)
+        if "color: " in rule
+    ]
+    assert len(pairs) == 4 and all(ratio(*pair) >= 7 for pair in pairs)

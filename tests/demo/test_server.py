@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -23,7 +24,7 @@ from ecglm.demo.server_requests import Served
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.evaluation.endpoint import Endpoint
 from ecglm.models.assistant import Assistant, load
-from ecglm.models.stream import Group, Sampling
+from ecglm.models.stream import Group, Sampling, Text
 from ecglm.records.formats import read
 from ecglm.types import Record, Turn
 from serving_tools import FACTS, Running, csv, ecg_part, npy, serving, signal_of, text, url, write_wfdb
@@ -339,6 +340,7 @@ def test_errors_while_an_answer_is_written(world: Any, endless: Assistant, monke
 
 def test_slow_clients_are_let_go(world: Any, signal: Assistant, monkeypatch: Any) -> None:
     monkeypatch.setattr(server_door, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server_door, "FIRST_SECONDS", 0.9)
     with serving([Served("signal", Engine(signal))], body_seconds=0.3) as running:
 
         def ended(sent: bytes, drip: bytes = b"") -> bytes:
@@ -362,9 +364,37 @@ def test_slow_clients_are_let_go(world: Any, signal: Assistant, monkeypatch: Any
                 raise AssertionError("the connection stays open")
 
         assert ended(b"") == ended(b"GET /health HTTP/1.1\r\nHost: loc", drip=b"x") == b""
+        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as line:
+            time.sleep(0.5)  # a busy client writes later than the head may take
+            line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 200 " in line.recv(4096).split(b"\r\n")[0]
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         assert b" 408 " in ended(head + b"Content-Length: 1000\r\n\r\n{", drip=b" ").split(b"\r\n")[0]
         assert running.chat("?").status_code == 200 and running.quiet()
+
+
+def test_a_client_that_stops_reading_its_stream_is_cut_and_frees_its_place(
+    endless: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides' buffers are small and the pieces long, so that they are soon full."""
+    monkeypatch.setattr(Text, "more", lambda *_, **__: "word " * 2000)
+    with serving([Served("signal", Engine(endless))], send_seconds=0.3, max_tokens=20_000, buffer=4096) as running:
+        body = {"model": "signal", "messages": [{"role": "user", "content": "?"}], "stream": True, "max_tokens": 20_000}
+        data = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+        with socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect(("127.0.0.1", running.port))
+            line.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
+            assert b" 200 " in line.recv(256).split(b"\r\n")[0]
+            assert running.quiet(20), "its place is not free"
+            line.settimeout(10)
+            found = b""
+            with contextlib.suppress(ConnectionResetError):
+                while block := line.recv(65536):
+                    found += block
+            assert b"word" in found and not found.endswith(b"0\r\n\r\n"), "cut, not ended as if it were whole"
+        assert running.chat("?", max_tokens=3).json()["choices"][0]["finish_reason"] == "length"
 
 
 def test_draining_answers_what_runs(world: Any, endless: Assistant) -> None:

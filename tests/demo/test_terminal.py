@@ -16,7 +16,7 @@ from ecglm.demo.terminal import HELP, Terminal
 from ecglm.demo.texts import plain
 from ecglm.errors import EcglmError
 from ecglm.models.assistant import Assistant, load
-from ecglm.models.stream import Sampling
+from ecglm.models.stream import Sampling, Text
 from ecglm.store.reader import SegmentStore
 from ecglm.types import LEADS, Neighbour, Record, Turn
 
@@ -171,6 +171,13 @@ def test_controls_in_what_models_and_reports_say_are_inert(engine: Engine, files
     said = "\n".join(shown)
     assert "[2J" in said and "Neighbour 1, distance 0.5" in said and "sinus" in said
     assert not any(c in said for c in "\x1b\x07\x9b\u202e\x00") and "secret" not in said
+
+
+def test_an_answer_without_words_is_told(engine: Engine, files: list[Path]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "more", lambda *_, **__: "")
+        shown, _ = talk(engine, [f"/ecg '{files[0]}'", QUESTION])
+    assert answers(shown)[0].startswith("(the model said nothing)")
 
 
 def test_neighbours_reach_the_prompt_and_can_be_seen(engine: Engine, assistant: Assistant, files: list[Path]) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecglm.demo.texts import MAX_TEXT, csv_cell, fenced, plain, question_text, safe_name, without_marks
-from ecglm.errors import EcglmError
+from ecglm.demo.texts import MAX_TEXT, csv_cell, fenced, plain, question_text, safe_name, without_marks, words_of
+from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.types import ECG_MARK
 
 
@@ -111,3 +111,11 @@ def test_p23_a_block_ends_where_it_should(text):
     fence = lines[0].removesuffix("text")
     assert set(fence) == {"`"} and lines[-1] == fence and "\n".join(lines[1:-1]) == text
     assert not any(line.startswith(fence) for line in lines[1:-1])
+
+
+def test_errors_are_told_without_codes_and_say_what_to_do():
+    assert words_of(EcglmError("give one")) == "give one"
+    assert words_of(RejectedRecord("flat_lead", "lead V1 is flat")) == "lead V1 is flat"
+    assert words_of(RejectedRecord("flat_lead", "")) == "flat lead"
+    said = words_of(RejectedRecord("sequence_too_long", "ask: 1983 tokens, at most 1024 fit (max_len)"))
+    assert "clear it" in said and "max_len" not in said

@@ -230,6 +230,16 @@ def test_an_index_that_holds_who_is_asked_about_is_refused(world: World, ask: An
         assert row["patient_id"] not in {patient[name.partition("#")[0]] for name in row["retrieved"]}
 
 
+def test_an_index_of_ecgs_prepared_otherwise_is_refused(
+    ask: Any, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Index.load(index.path)
+    other.manifest["settings"]["pipeline"] |= {"denoise": True}
+    monkeypatch.setattr("ecglm.evaluation.predict.read_index", lambda folder: other)
+    with pytest.raises(EcglmError, match=r"prepared otherwise than the ECGs of the index .*denoise False"):
+        ask(out=tmp_path / "out")
+
+
 def test_mistakes_are_told_in_one_line(world: World, ask: Any, index: Index, tmp_path: Path) -> None:
     for options, told in (
         ({"rag": None, "rag_k": 2}, "--rag-k says how to tell of neighbours, but no index is given; add --rag"),

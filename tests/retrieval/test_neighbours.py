@@ -249,3 +249,22 @@ def test_a_recording_that_is_asked_about_never_finds_itself_under_another_name(w
     test = recordings[world.conversations("test")[0].ecgs[0]]
     both = nearest_to(index, [disguised, test], k=2)
     assert 2 <= len(both) <= 4 and known not in names(both)
+
+
+def test_d23_of_two_uploads_neither_is_told_as_a_neighbour_of_the_other(world: World, index: Index) -> None:
+    source = Synthetic(num_patients=12, seed=3)
+    recordings = {r.record_id: r for r in map(source.read, source.keys())}
+    first = sorted(index.records)[0]
+    alone = nearest_to(index, [recordings[first]], k=1)[0]
+    uploads = [
+        dataclasses.replace(recordings[name], record_id=f"file/{i}", patient_id=f"file/{i}", patient_known=False)
+        for i, name in enumerate((first, alone.record_id))
+    ]
+    assert index.patients_shown(np.concatenate([index.segments(u)[:1] for u in uploads]), index.rate) >= {
+        recordings[first].patient_id,
+        alone.patient_id,
+    }
+    told = nearest_to(index, uploads, k=2)
+    assert len(told) >= 2
+    assert not {h.patient_id for h in told} & {recordings[first].patient_id, alone.patient_id}
+    assert nearest_to(index, [], k=2) == ()

@@ -92,6 +92,9 @@ def test_excluded_by_name(tmp_path, people_index, recording):
     done(*search, "--out", tmp_path / "b", "--exclude", first)
     second = json.loads((tmp_path / "b" / "neighbours.json").read_text())["neighbours"][0]["record"]
     assert first != second
+    told = done(*search, "--out", tmp_path / "d", "--exclude", first, first.rpartition("/")[2])
+    assert told.count("--exclude ") == 1, "an id that names nobody is said"
+    assert f"--exclude {first.rpartition('/')[2]}: no record or patient of the index" in told
     everyone = done(*search, "--out", tmp_path / "c", "--exclude", *sorted(people_index.patients))
     assert "no neighbour" in everyone and "(query.png)" in everyone
 
@@ -103,6 +106,20 @@ def test_mistakes_are_one_line(tmp_path, people_store, people_index, recording):
     build = ("index", "build", people_store.path, "--out", tmp_path / "i")
     assert "an index by both takes an encoder" in ecglm(*build, "--by", "both").error
     assert "no store" in ecglm("index", "build", "--out", tmp_path / "i").error
+
+
+def test_many_pictures_are_not_listed_one_by_one(tmp_path, people_index, recording):
+    told = done("index", "search", people_index.path, "--ecg", recording, "--k", 9, "--out", tmp_path / "found")
+    assert told.rstrip().endswith("(query.png, 1.png, …, 9.png)")
+    assert (tmp_path / "found" / "5.png").exists()
+
+
+def test_an_index_never_replaces_what_it_is_made_of(tmp_path, people_store):
+    shutil.copytree(people_store.path, tmp_path / "in" / "store")
+    for out in (tmp_path / "in" / "store", tmp_path / "in"):
+        told = ecglm("index", "build", tmp_path / "in" / "store", "--out", out, "--overwrite").error
+        assert "which the index is made of; choose another --out" in told
+        assert (tmp_path / "in" / "store" / "manifest.json").exists()
 
 
 def test_lines_without_report_label_or_feature():

@@ -79,8 +79,9 @@ def test_a_batch_is_its_segments_and_float32_is_float64():
     batch = ecg_bench_288(segments, 250)
     assert batch.shape == (11, 288)
     for row, segment in zip(batch, segments, strict=True):
-        np.testing.assert_allclose(row, ecg_bench_288(segment, 250), rtol=1e-12)
+        assert row.tobytes() == ecg_bench_288(segment, 250).tobytes()
         np.testing.assert_allclose(row, ecg_bench_288(segment.astype(np.float64), 250), rtol=1e-12)
+    assert ecg_bench_288(segments[7:3:-1, :, ::1], 250).tobytes() == batch[7:3:-1].tobytes()
     assert ecg_bench_288(segments[:0], 250).shape == (0, 288)
 
 

@@ -43,6 +43,7 @@ def score(world: Any, rewards: dict[str, float] = REWARDS) -> Rewarder:
     return Rewarder(Mixture(rewards), [world.store])
 
 
+@pytest.mark.slow  # test_a_step_along_the_gradient_makes_the_better_answers_likelier says it of one step
 def test_the_reward_rises_on_questions_about_other_patients(world: Any, reasoned: Any, tmp_path: Path) -> None:
     model, data = reasoned
     given = recipe(world, model, data, max_steps=36, eval_every=36, lr=4e-3, schedule="constant", num_samples=8)

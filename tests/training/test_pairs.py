@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
 from ecglm.prompts.people import people
 from ecglm.store.reader import SegmentStore
+from ecglm.training.align_check import align_plan
 from ecglm.training.pairs import Ecgs, Splits, sha256_of, split_pairs
 from ecglm.training.preferences import Pair, PreferenceEcg, PreferenceRow, read_pairs
 from ecglm.types import Turn
-from preference_world import of_conversation, write
+from preference_world import of_conversation, recipe, row, write
 from tiny_world import RATE, SEG_LEN
 
 
@@ -100,6 +101,47 @@ def test_d10_a_file_of_all_splits_gives_training_pairs_alone(world, splits, tmp_
         "split_val": expected["val"],
     }
     assert {p.id for p in found.pairs} == {c.id for c in world.conversations("train")}
+
+
+class Smuggler:
+    """Rows that say they are for training and show a kept file, as ``align_plan`` takes them."""
+
+    def __init__(self, world: Any, model: Path, folder: Path) -> None:
+        self.world, self.model, self.folder = world, model, folder
+
+    def __call__(self, changed: np.ndarray, **ecg: Any) -> tuple[set[str], dict[str, str]]:
+        """Ids of the pairs that are learned from, and reasons of rows that are refused."""
+        np.save(self.folder / "a.npy", changed.astype("<i2"), allow_pickle=False)
+        said: dict[str, Any] = {"ecgs": [{"file": "a.npy", **ecg}], "split": "train"}
+        fine = [of_conversation(c) for c in {c.patients[0]: c for c in self.world.conversations("train")}.values()]
+        thumbs = [row(f"t{t}", source="thumbs", thumb=t, answer=f"a{t}", **said) for t in (1, -1)]
+        rows = [*fine, row("bad", chosen="yes", rejected="no", **said), *thumbs]
+        made = recipe(self.world, self.model, write(self.folder / "p.jsonl", rows))
+        found = align_plan(made).preferences
+        assert found.num_rows == len(rows) == found.paired_rows + len(found.refused)
+        return {p.id for p in found.pairs} - {r["id"] for r in fine}, {r["id"]: r["reason"] for r in found.refused}
+
+
+@pytest.fixture
+def smuggle(world: Any, signal_run: Path, tmp_path: Path) -> Smuggler:
+    return Smuggler(world, signal_run / "best", tmp_path)
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_d10_the_signal_of_a_held_out_ecg_is_refused_whatever_its_row_says(world, store, smuggle, split: str) -> None:
+    shown = store.microvolts(store.segments_of(of(split, world).ecgs[0])[:1])[0]
+    refused_rows = dict.fromkeys(("bad", "t1", "t-1"), f"split_{split}")
+    assert smuggle(shown) == (set(), refused_rows)  # no sha256 to look up
+    disguise = {"record": of("train", world).ecgs[0], "sha256": sha256_of(shown)}
+    assert smuggle(shown, **disguise) == (set(), refused_rows)
+    noise = np.random.default_rng(0).integers(-1, 2, shown.shape)
+    assert smuggle(shown + noise) == (set(), refused_rows)
+    assert smuggle(np.round(1.1 * shown)) == (set(), refused_rows)
+
+
+def test_d10_the_signal_of_a_training_ecg_may_be_brought(world, store, smuggle) -> None:
+    shown = store.microvolts(store.segments_of(of("train", world).ecgs[0])[:1])[0]
+    assert smuggle(shown) == ({"bad", "t1>t-1"}, {})
 
 
 # --- ECGs

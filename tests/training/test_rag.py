@@ -247,13 +247,16 @@ def test_what_cannot_be_is_told_before_any_data_is_read(world: World, index: Ind
 
 
 def test_an_index_of_other_segments_is_refused(world: World, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ecglm.training.rag import check_stores
-
-    index = Index.load(index.path)
-    check_stores(index, [SegmentStore(world.store)])
-    index.rate = 100
-    with pytest.raises(ConfigError, match=r"compares segments of 250 samples at 100 Hz.*holds 250 at 50 Hz"):
-        check_stores(index, [SegmentStore(world.store)])
+    index.check_stores([SegmentStore(world.store)])
+    other = Index.load(index.path)
+    other.manifest["settings"]["pipeline"] |= {"rate": 100, "denoise": True}
+    told = r"prepared otherwise than the ECGs of the index .*: denoise False \(index: True\), rate 50 \(index: 100\); "
+    with pytest.raises(ConfigError, match=told):
+        other.check_stores([SegmentStore(world.store)])
+    monkeypatch.setattr("ecglm.training.rag.read_index", lambda recipe, verify=False: other)
+    monkeypatch.setattr("ecglm.training.check.read_index", lambda recipe, verify=False: other)
+    with pytest.raises(ConfigError, match=told):
+        check_recipe(rag_recipe(world, index.path))
 
 
 def test_the_memory_of_a_batch_counts_the_retrieved_text(world: World, index: Index, run: Path) -> None:

@@ -17,9 +17,7 @@ from ecglm.training.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 #: All but those of ``ecglm pretrain`` and ``ecglm align``, which have schemas of their own.
-RECIPES = sorted(
-    p for p in FOLDER.rglob("*.yaml") if not p.name.startswith("pretrain") and p.parent.name != "align"
-)
+RECIPES = sorted(p for p in FOLDER.rglob("*.yaml") if not p.name.startswith("pretrain") and p.parent.name != "align")
 
 GOOD = """\
 name: x

@@ -47,3 +47,41 @@ def test_mistakes_are_one_line_with_the_mend(file: Path, tmp_path: Path) -> None
     assert "no such preference file" in ecglm("validate", file, "--data.pairs", tmp_path / "none.jsonl").error
     (tmp_path / "bad.yaml").write_text("name: x\nmodel: m\ndata: {pairs: [p]}\nlora: {rnk: 3}\n")
     assert "line 4: unknown key 'lora.rnk' (did you mean 'rank'?)" in ecglm("align", tmp_path / "bad.yaml").error
+
+
+def test_options_that_contradict_are_one_line(file: Path, tmp_path: Path) -> None:
+    """Without the box that tyro draws around what a recipe's own checks say."""
+    for given, expected in (
+        (
+            ("--train.max_steps", 12, "--train.max_epochs", 2),
+            "give train.max_steps or train.max_epochs, found 12 and 2",
+        ),
+        (("--train.warmup_steps", 99), "train.warmup_steps must be below max_steps"),
+        (("--data.val-share", 3), "data.val_share must be above 0 and below 1"),
+        (("--limit", -3), "--limit must be 1 or more"),
+        (("--method", "grpo"), "data.pairs are of the methods dpo and ipo"),
+    ):
+        error = ecglm("align", file, "--out", tmp_path / "run", *given).error
+        assert expected in error and "\n" not in error.strip() and "╭" not in error, error
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: m\ndata: {pairs: [p]}", True),
+        ("model: m\nmethod: grpo", True),
+        ("model: m\nbeta: 0.2", True),
+        ("model: m\nrepresentation: signal\ndata: {files: [f]}", False),
+        ("model: {llm: tiny}\ndata: {pairs: [p]}", False),
+        ("model: [", False),
+        ("- model", False),
+    ],
+)
+def test_a_recipe_is_an_alignment_by_what_it_names(tmp_path: Path, text: str, expected: bool) -> None:
+    (tmp_path / "r.yaml").write_text(f"{text}\n")
+    assert is_alignment(str(tmp_path / "r.yaml")) is expected
+
+
+def test_a_recipe_of_train_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: x\nmodel: {llm: tiny}\n")
+    assert "as in a recipe of ecglm train" in ecglm("align", tmp_path / "r.yaml").error

@@ -72,6 +72,8 @@ def test_d14_the_demo_starts_prints_its_address_answers_and_ends(signal_run, sym
         (["--model", "x", "--port", "0", "--store", "{here}"], "{here}"),
         (["--model", "x", "--port", "0", "--rag", "{here}"], "{here}"),
         (["--model", "x", "--port", "0", "--preferences", "{here}"], "is a folder"),
+        (["--model", "x", "--port", "0", "--preferences", "/dev/null/p.jsonl"], "p.jsonl: cannot be written"),
+        (["--model", "x", "--port", "0", "--preferences", "/proc/none/p.jsonl"], "with --preferences"),
     ],
 )
 def test_mistakes_are_one_line(args, words, tmp_path, capsys):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -194,3 +195,15 @@ def test_names_of_models() -> None:
     assert found == {"a": "runs/a/best", "b": "runs/b/best", "name": "owner/name", "c": "c/"}
     with pytest.raises(EcglmError, match="no model"):
         serving._sources(())
+
+
+@pytest.mark.parametrize(
+    ("learned", "given", "told"), [(0, 0, ""), (1, 1, ""), (0, 1, "without retrieved"), (1, 0, "with retrieved")]
+)
+def test_a_model_asked_otherwise_than_it_was_trained_is_told(
+    learned: bool, given: bool, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = SimpleNamespace(rag=object() if learned else None)
+    serving._warn_of_rag("mine", SimpleNamespace(bundle=bundle), bool(given))
+    said = capsys.readouterr().out
+    assert f"warning: mine was trained {told}" in said if told else said == ""

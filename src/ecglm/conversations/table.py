@@ -282,7 +282,11 @@ def conversations_fingerprint(path: str | Path) -> str:
     """sha256 of a complete conversations file, as its manifest states: what later steps name as their input."""
     if not Path(path).exists():
         raise EcglmError(f"{path}: no such file; `ecglm map` makes it")
-    return str(read_manifest(manifest_path(path), KIND)["outputs"][Path(path).name])
+    manifest, name = manifest_path(path), Path(path).name
+    outputs = read_manifest(manifest, KIND)["outputs"]
+    if name not in outputs:
+        raise EcglmError(f"{manifest}: tells of {', '.join(outputs)}, not of {name}; give the file its name back")
+    return str(outputs[name])
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

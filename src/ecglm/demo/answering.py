@@ -9,6 +9,7 @@ from ecglm.demo.house import House, Visit
 from ecglm.demo.markup import Bubble, Exchange
 from ecglm.demo.streams import Stream
 from ecglm.demo.talk import Answer, Question
+from ecglm.demo.texts import words_of
 from ecglm.errors import EcglmError
 from ecglm.models.stream import Sampling
 from ecglm.retrieval.neighbours import by_turns
@@ -42,7 +43,7 @@ class Running:
         self.visit.writing.pop(answer_id, None)
         try:
             if stream.error is not None:
-                self.visit.talk.failed(answer_id, str(stream.error))
+                self.visit.talk.failed(answer_id, words_of(stream.error))
             else:
                 self.visit.talk.answered(answer_id, stream.text, stream.finish_reason or "stop")
         except EcglmError:
@@ -62,7 +63,7 @@ def ask_models(house: House, visit: Visit, listen: Callable[[], None]) -> Runnin
         try:
             stream = _submit(house, visit, answer, number, listen)
         except EcglmError as error:
-            talk.failed(answer.id, str(error))
+            talk.failed(answer.id, words_of(error))
             continue
         running.streams[answer.id] = stream
         visit.writing[answer.id] = stream

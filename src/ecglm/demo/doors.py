@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -28,7 +28,7 @@ ALLOWED: dict[str, re.Pattern[str]] = {
     "GET": re.compile(
         r"/|/config/?|/theme\.css|/gradio_api/theme\.css|/favicon\.ico|/manifest\.json"
         r"|/assets/[\w.-]+|/static/(?:img|js)/[\w.-]+"
-        r"|/gradio_api/(?:startup-events|queue/data|heartbeat/[\w-]{1,64})"
+        r"|/gradio_api/(?:startup-events|app_id|queue/data|heartbeat/[\w-]{1,64})"
     ),
     "POST": re.compile(r"/gradio_api/(?:queue/join/?|cancel|reset/?)"),
 }
@@ -75,11 +75,43 @@ class Hosts:
 _HOST = re.compile(r"(?:[\w.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?")
 
 
+class Tabs:
+    """Which browser each tab is of: the one that sent its first event. most: tabs remembered, the last used ones.
+
+    Gradio hands a tab's answers to whoever names it; the name is a number that the browser drew, and no secret.
+    """
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most = most
+        self._cookies: dict[str, str] = {}
+
+    def claim(self, tab: str, cookie: str) -> bool:
+        """Remember a tab that sends an event; whether it is of this browser."""
+        owner = self._cookies.pop(tab, cookie)
+        self._cookies[tab] = owner
+        while len(self._cookies) > self._most:
+            del self._cookies[next(iter(self._cookies))]
+        return secrets.compare_digest(owner, cookie)
+
+    def may_read(self, path: str, query: bytes, cookie: str) -> bool:
+        """Whether this browser may listen: to the events of a tab of its own, to a heartbeat of no other's."""
+        if path.endswith("/queue/data"):
+            named = parse_qs(query.decode("latin-1")).get("session_hash", [])
+            return len(named) == 1 and self._is(self._cookies.get(named[0], ""), cookie)
+        if "/heartbeat/" in path:
+            return self._is(self._cookies.get(path.rsplit("/", 1)[1], cookie), cookie)
+        return True
+
+    @staticmethod
+    def _is(owner: str, cookie: str) -> bool:
+        return bool(cookie) and secrets.compare_digest(owner, cookie)
+
+
 class Doors:
     """The middleware. ours: the application behind ``OURS``. hosts: may grow while the server runs."""
 
     def __init__(self, app: ASGIApp, *, ours: ASGIApp, hosts: Hosts) -> None:
-        self.app, self.ours, self.hosts = app, ours, hosts
+        self.app, self.ours, self.hosts, self.tabs = app, ours, hosts, Tabs()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -108,7 +140,14 @@ class Doors:
                 code, what = (413, "too long") if body is None else (400, reason)
                 await PlainTextResponse(what, status_code=code)(scope, receive, sender)
                 return
+            tab = tab_of(body)
+            if tab and not self.tabs.claim(tab, cookie):
+                await PlainTextResponse("not found", status_code=404)(scope, receive, sender)
+                return
             receive = _again(body, receive)
+        elif not self.tabs.may_read(scope["path"], scope["query_string"], cookie):
+            await PlainTextResponse("not found", status_code=404)(scope, receive, sender)
+            return
         await self.app(scope, receive, sender)
 
 
@@ -150,6 +189,13 @@ def wrong_body(body: bytes) -> str:
     except (ValueError, RecursionError):
         return "not JSON"
     return "files are refused here" if any(_is_file(part) for part in _parts(found)) else ""
+
+
+def tab_of(body: bytes) -> str:
+    """The tab that a JSON body is an event of; empty where it names none."""
+    found = json.loads(body)
+    named = found.get("session_hash") if isinstance(found, dict) else None
+    return named if isinstance(named, str) else ""
 
 
 def _parts(whole: Any) -> Iterator[Any]:

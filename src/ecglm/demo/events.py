@@ -7,8 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from ecglm.errors import EcglmError, RejectedRecord
-
 #: A part of the page → its new value.
 Changes = dict[Any, Any]
 
@@ -29,8 +27,3 @@ def told_of(method: Callable[..., Changes]) -> Callable[..., Changes]:
         return self.run(method, request, event._data if isinstance(event._data, dict) else {}, *values)
 
     return handler
-
-
-def words_of(error: EcglmError) -> str:
-    """An error for people: a rejection without its code."""
-    return error.detail or error.reason.replace("_", " ") if isinstance(error, RejectedRecord) else str(error)

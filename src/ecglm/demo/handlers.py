@@ -12,9 +12,10 @@ import gradio as gr
 from ecglm.demo import markup
 from ecglm.demo.answering import ask_models, beside, exchanges
 from ecglm.demo.doors import cookie_of
-from ecglm.demo.events import Changes, told, told_of, words_of
+from ecglm.demo.events import Changes, told, told_of
 from ecglm.demo.house import House, Visit
 from ecglm.demo.shown import Shown, layouts
+from ecglm.demo.texts import words_of
 from ecglm.demo.uploads import SUFFIXES, NeedsFacts, discard, read_upload
 from ecglm.errors import EcglmError
 
@@ -194,7 +195,7 @@ class Handlers:
             part["marks"]: gr.update(value=visit.marks, visible=not shown.is_picture),
             part["segment"]: gr.update(
                 choices=[(title, number) for number, title in enumerate(titles)],
-                value=placed.segment,
+                value=placed.segment if titles else None,
                 visible=len(titles) > 1,
             ),
             part["paper"]: markup.paper(visit.token, placed, layout=visit.layout, marks=visit.marks),
@@ -285,22 +286,22 @@ class Handlers:
         if act in ("up", "down"):
             thumb = 1 if act == "up" else -1
             kept = None if visit.thumbs.get(answer.id) == thumb else thumb
-            log.thumb(visit.talk, answer.id, kept, keep=bool(keep))
+            row = log.thumb(visit.talk, answer.id, kept, keep=bool(keep))
             visit.thumbs[answer.id] = kept or 0
-            line = "Thank you: your rating is stored." if kept else "Your rating is taken back."
+            line = _thanks("rating", row) if kept else "Your rating is taken back."
         elif act == "better" and found["choice"] in ("A", "B", "both", "neither"):
             pair = [a.id for a in beside(next(q for q in visit.talk.questions if q.id == answer.question))]
             if len(pair) < 2:
                 raise EcglmError("there is one answer; try again for another, then compare")
             if found["choice"] in ("A", "B"):
                 better, worse = pair if found["choice"] == "A" else pair[::-1]
-                log.compare(visit.talk, better, worse, keep=bool(keep))
+                row = log.compare(visit.talk, better, worse, keep=bool(keep))
             else:
                 for one in pair:
-                    log.thumb(visit.talk, one, 1 if found["choice"] == "both" else -1, keep=bool(keep))
+                    row = log.thumb(visit.talk, one, 1 if found["choice"] == "both" else -1, keep=bool(keep))
                     visit.thumbs[one] = 1 if found["choice"] == "both" else -1
             visit.better[answer.question] = found["choice"]
-            line = "Thank you: your choice is stored."
+            line = _thanks("choice", row)
         else:
             raise EcglmError("no such button")
         return {self.part["talk"]: self._log(visit), self.part["status"]: markup.status(line)}
@@ -310,13 +311,13 @@ class Handlers:
         """The user's own answer, instead of the model's."""
         if self.house.log is None or not visit.correcting:
             raise EcglmError("there is no answer to correct; choose one with Correct")
-        self.house.log.correct(visit.talk, visit.correcting, text, keep=bool(keep))
+        row = self.house.log.correct(visit.talk, visit.correcting, text, keep=bool(keep))
         visit.corrections[visit.correcting] = text
         visit.correcting = ""
         return {
             self.part["correcting"]: gr.update(visible=False),
             self.part["talk"]: self._log(visit),
-            self.part["status"]: markup.status("Thank you: your correction is stored."),
+            self.part["status"]: markup.status(_thanks("correction", row)),
         }
 
     @told
@@ -332,6 +333,15 @@ def again_all(visit: Visit) -> None:
         raise EcglmError("nothing was asked yet")
     for answers in visit.talk.questions[-1].answers:
         visit.talk.again(answers[-1].id)
+
+
+def _thanks(what: str, row: dict[str, Any]) -> str:
+    """What was said is stored; and whether training can find the ECG that it was said of."""
+    line = f"Thank you: your {what} is stored."
+    lost = [ecg for ecg in row["ecgs"] if not ecg["file"] and not ecg["record"]]
+    if any(ecg["rate"] is None for ecg in lost):
+        return f"{line} ecglm align cannot learn from it: pictures are not kept."
+    return f"{line} Without a copy of the ECG ecglm align cannot learn from it." if lost else line
 
 
 def _rate(text: str) -> float | None:

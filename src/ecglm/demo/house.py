@@ -37,6 +37,7 @@ class Visit:
     token: what pictures, uploads and saved files are asked for with; nobody can guess it. cookie, tab: of the browser
     and page that opened it. current: number of the ECG that is shown. writing: answer id → its stream. uploads: word →
     file. pending: files that wait for facts. hits, neighbours: by number of ECG, as the index and as people know them.
+    people: ids of those whose ECGs the talk has shown, whom no neighbour may be.
     thumbs, corrections, better: what the user said of answers.
     """
 
@@ -53,6 +54,7 @@ class Visit:
     writing: dict[str, Stream] = field(default_factory=dict)
     hits: dict[int, tuple[Neighbour, ...]] = field(default_factory=dict)
     neighbours: dict[int, list[NeighbourShown]] = field(default_factory=dict)
+    people: frozenset[str] = frozenset()
     thumbs: dict[str, int] = field(default_factory=dict)
     corrections: dict[str, str] = field(default_factory=dict)
     better: dict[str, str] = field(default_factory=dict)
@@ -101,6 +103,7 @@ class Visit:
         """The ECGs changed."""
         self.hits.clear()
         self.neighbours.clear()
+        self.people = frozenset()
 
     def forget(self) -> None:
         """Let go of the talk and everything said of it; answers stop."""
@@ -174,7 +177,7 @@ class House:
         return placed
 
     def find_neighbours(self, visit: Visit, placed: Placed) -> None:
-        """Search the index for an ECG once; its own record and patient are never found."""
+        """Search the index for an ECG once; nobody whose ECG the talk has shown is found, uploads included."""
         if self.index is None or placed.shown.is_picture or placed.number in visit.hits:
             return
         shown, index = placed.shown, self.index
@@ -186,9 +189,13 @@ class House:
                 raise EcglmError(f"{shown.name}: prepared otherwise than the index; it cannot be compared with it")
             segments = index.segments(shown.record)
             segment = segments[min(placed.segment, len(segments) - 1) :][:1]
-        hits = index.search(segment, index.rate, k=most, exclude=[Exclude(who, who)])[0]
-        visit.hits[placed.number] = hits
-        visit.neighbours[placed.number] = neighbours_shown(hits, self.samples)
+        visit.people |= who | index.patients_shown(segment, index.rate)
+        exclude = Exclude(visit.people, visit.people)
+        visit.hits[placed.number] = index.search(segment, index.rate, k=most, exclude=[exclude])[0]
+        for number, hits in visit.hits.items():
+            kept = tuple(hit for hit in hits if hit.patient_id not in visit.people)
+            if number == placed.number or len(kept) < len(hits):  # an ECG that came later may be of one of them
+                visit.hits[number], visit.neighbours[number] = kept, neighbours_shown(kept, self.samples)
 
     def told_neighbours(self, model: int) -> int:
         """How many neighbours of an ECG a model is told of."""

@@ -198,7 +198,11 @@ def transcript(exchanges: Sequence[Exchange], *, rating: bool, hint: str = "") -
         parts.append(f'<div class="{columns}">{bubbles}</div>')
         if len(exchange.answers) > 1 and rating and all(a.state in ("done", "cut") for a in exchange.answers):
             parts.append(_better(exchange))
-    return f'<div class="eg-log" role="log" aria-label="Talk" aria-live="polite">{"".join(parts)}</div>'
+    # A screen reader waits for the whole answer instead of reading every piece again.
+    busy = str(any(a.state == "writing" for e in exchanges for a in e.answers)).lower()
+    return (
+        f'<div class="eg-log" role="log" aria-label="Talk" aria-live="polite" aria-busy="{busy}">{"".join(parts)}</div>'
+    )
 
 
 def _bubble(answer: Bubble, rating: bool, paired: bool) -> str:

@@ -39,9 +39,9 @@
       if (!files.length) return;
       const tell = (detail) => this.dispatchEvent(new CustomEvent("ecg-files", { bubbles: true, composed: true, detail }));
       const most = Number(this.getAttribute("most")), talk = this.getAttribute("talk") || "", sent = [];
-      if (files.length > 8) return tell({ talk, failed: "8 files at once are the most" });
+      if (files.length > 4) return tell({ talk, failed: "4 files at once are the most; drop the files of one ECG" });
       const large = files.find((file) => file.size > most);
-      if (large) return tell({ talk, failed: `${large.name}: larger than ${Math.floor(most / 1e6)} MB` });
+      if (large) return tell({ talk, failed: `${large.name}: larger than ${most >> 20} MB` });
       for (const file of files) {
         const headers = { "x-talk": talk, "x-name": encodeURIComponent(file.name), "content-type": "application/octet-stream" };
         let answer;
@@ -61,6 +61,22 @@
     if (event.key !== "Escape" || event.defaultPrevented) return;
     const stop = document.querySelector("#stop, #stop button");
     if (visible(stop)) { stop.click(); event.preventDefault(); }
+  });
+  // What was pressed by keyboard and then goes away leaves the keyboard where one writes next.
+  document.addEventListener("click", (event) => {
+    const node = event.detail === 0 && event.target.closest && event.target.closest("#stop, #correcting button");
+    if (node) setTimeout(() => document.querySelector("#question textarea").focus(), 60);
+    const wanted = event.composedPath()[0];
+    if (wanted.closest && wanted.closest("[data-act=correct]")) wait("#correction textarea", 40);
+  });
+  const wait = (name, left) => {
+    const box = document.querySelector(name);
+    if (visible(box)) box.focus();
+    else if (left) setTimeout(() => wait(name, left - 1), 50);
+  };
+  // A talk is forgotten with its page; nobody should lose one by a key pressed by mistake.
+  window.addEventListener("beforeunload", (event) => {
+    if (document.querySelector("#talk .eg-turn")) event.preventDefault();
   });
   // A file that misses the drop zone must not replace the page.
   for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());

@@ -23,8 +23,22 @@ element.addEventListener("click", (event) => {
   if (button) trigger("select", { act: button.dataset.act, answer: button.dataset.answer || "",
     choice: button.dataset.choice || "" });
 });
-const log = () => element.closest("#talk") || element;
-watch("value", () => { const box = log(); box.scrollTop = box.scrollHeight; });
+const box = element.closest("#talk") || element;
+let follow = true, turns = 0, pressed = null;
+box.addEventListener("scroll", () => { follow = box.scrollHeight - box.scrollTop - box.clientHeight < 60; });
+element.addEventListener("focusin", (event) => { pressed = event.target.closest("[data-act]"); });
+watch("value", () => {
+  // Who reads further up is left there, until something new is asked; who used a button by keyboard stays on it.
+  const now = element.querySelectorAll(".eg-user").length;
+  if (follow || now !== turns) box.scrollTop = box.scrollHeight;
+  turns = now;
+  if (!pressed || (document.activeElement !== document.body && element.contains(document.activeElement))) return;
+  if (document.activeElement !== document.body) { pressed = null; return; }
+  const { act, answer, choice } = pressed.dataset;
+  const same = [...element.querySelectorAll("[data-act]")].find((n) =>
+    n.dataset.act === act && n.dataset.answer === answer && n.dataset.choice === choice);
+  if (same) same.focus({ preventScroll: true });
+});
 """
 _FILES = """
 element.addEventListener("ecg-files", (event) => trigger("upload", event.detail));
@@ -53,7 +67,8 @@ def theme() -> Any:
         form_gap_width="10px",
         input_background_fill="*background_fill_primary",
         input_border_width="1px",
-        input_border_color="*neutral_300",
+        input_border_color="*neutral_500",
+        checkbox_border_color="*neutral_500",
         block_label_text_color="*neutral_700",
         block_info_text_color="*neutral_600",
         input_placeholder_color="*neutral_500",
@@ -125,8 +140,8 @@ def build(handlers: Any, *, names: Sequence[str], samples: Sequence[tuple[str, s
                     part["segment"] = gr.Dropdown(label="Part", min_width=110, visible=False)
                     part["marks"] = gr.Checkbox(label="Marks of P, QRS, T", min_width=130)
                     part["remove"] = gr.Button("Remove ECG", scale=0, min_width=130, size="md")
+                part["table"] = html(elem_id="table")  # above the paper, as a recorder prints it
                 part["paper"] = html(value=markup.no_paper(pictures), elem_id="paper")
-                part["table"] = html(elem_id="table")
                 part["neighbours"] = html(elem_id="neighbours")
             with gr.Column(scale=5, min_width=320, elem_id="right"):
                 part["talk"] = html(

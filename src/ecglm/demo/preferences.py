@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -18,7 +19,7 @@ from ecglm.demo.shown import Shown
 from ecglm.demo.talk import Answer, Placed, Talk
 from ecglm.demo.texts import question_text
 from ecglm.errors import EcglmError
-from ecglm.files import read_jsonl, write_errors
+from ecglm.files import read_jsonl
 from ecglm.store.audit_table import digest
 
 VERSION = 1
@@ -45,7 +46,7 @@ class PreferenceLog:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         """The open file, its end whole, ours alone for the block."""
-        with write_errors(self.path):
+        with _told(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
@@ -81,7 +82,7 @@ class PreferenceLog:
             return name
         data = io.BytesIO()
         np.lib.format.write_array(data, np.ascontiguousarray(shown.microvolts(segment)), allow_pickle=False)
-        with write_errors(target):
+        with _told(target):
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             part = target.with_name(f".tmp-{secrets.token_hex(8)}")
             handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -164,6 +165,18 @@ class PreferenceLog:
             "rate": None if shown.is_picture else shown.rate,
             "segment": placed.segment,
         }
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the disk says, in one line that a visitor may read: without the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EcglmError(f"{path.name}: no space left on the disk; free some, then rate again") from error
+        why = os.strerror(error.errno or 0)
+        raise EcglmError(f"{path.name}: cannot be written ({why}); name another file with --preferences") from error
 
 
 def _usable(talk: Talk, answer_id: str) -> Answer:

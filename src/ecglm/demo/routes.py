@@ -107,8 +107,8 @@ async def _upload(house: House, visit: Visit, request: Request) -> Response:
     most, told = house.limits.max_bytes, request.headers.get("content-length", "0")
     if not name.lower().endswith(SUFFIXES):
         return PlainTextResponse(f"{name}: not a kind of file that is read here", status_code=415)
-    too_large = PlainTextResponse(f"{name}: larger than {most // 1_000_000} MB", status_code=413)
-    if not told.isdigit() or int(told) > most:
+    too_large = PlainTextResponse(f"{name}: larger than {most >> 20} MB", status_code=413)
+    if not (told.isascii() and told.isdigit()) or int(told) > most:
         return too_large
     try:
         word, place = visit.place_for(name)

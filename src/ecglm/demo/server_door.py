@@ -12,8 +12,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: Seconds in which a client must have sent the head of a request.
+#: Seconds in which a client must have sent the head of a request, from its first byte.
 HEAD_SECONDS = 10.0
+#: Seconds in which that byte must come: a busy client opens many connections before it writes to the first.
+FIRST_SECONDS = 60.0
 #: The extension of a scope that cuts its connection.
 ABORT = "ecglm.abort"
 
@@ -75,9 +77,10 @@ def _error(message: str, status: int, code: str) -> JSONResponse:
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, but a client that does not finish the head of a request is let go."""
+    """uvicorn's HTTP/1.1, but a client that does not begin a request, or finish its head, is let go."""
 
     _timer: asyncio.TimerHandle | None = None
+    _begun = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,10 +94,13 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch()
+        self._timer = self.loop.call_later(FIRST_SECONDS, transport.close)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if not self._begun:
+            self._begun = True
+            self._stop()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

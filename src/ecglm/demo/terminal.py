@@ -124,7 +124,8 @@ class Terminal:
             raise
         self.talk.answered(answer.id, stream.text, stream.finish_reason or "")
         ends = {"cancelled": " (stopped)", "length": f" (cut at {self.max_new_tokens} tokens)"}
-        self.write(ends.get(stream.finish_reason or "", "") + "\n")
+        said = "" if plain(stream.text).strip() or stream.finish_reason == "cancelled" else "(the model said nothing)"
+        self.write(said + ends.get(stream.finish_reason or "", "") + "\n")
 
     def _command(self, line: str) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from ecglm.errors import EcglmError
+from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.types import ECG_MARK
 
 #: Longest question or correction, in characters.
@@ -64,3 +64,12 @@ def fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
+
+
+def words_of(error: EcglmError) -> str:
+    """An error for people: a rejection without its code, a talk that a model cannot read with what to do."""
+    if not isinstance(error, RejectedRecord):
+        return str(error)
+    if error.reason == "sequence_too_long":
+        return "this talk is longer than the model can read; clear it, then ask less or show fewer ECGs"
+    return error.detail or error.reason.replace("_", " ")

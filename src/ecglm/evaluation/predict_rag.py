@@ -110,6 +110,7 @@ def find_for_jobs(
 
     if split != "train":
         check_index(index, (job.conversation for job in jobs), f"the questions (split '{split}')")
+    index.check_stores(ecgs.stores)
 
     def segment_of(query: Query) -> tuple[np.ndarray, int]:
         segment, rate = ecgs.segment(query.ecg), ecgs.rate(query.ecg)

@@ -13,7 +13,12 @@ from ecglm.types import ECG_MARK, LEADS, Neighbour, Turn
 
 #: What a mark inside a report becomes: words, and no place for an ECG.
 _PLAIN_MARK = ECG_MARK.replace("<", "(").replace(">", ")")
-_DATE = re.compile(r"\b(?:\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:\d{4}|\d{2}))\b")
+_MONTH = r"(?:jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez|märz)[a-z]*\.?"
+_DATE = re.compile(
+    r"\b(?:\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:\d{4}|\d{2})"
+    rf"|\d{{1,2}}[-. ]{{1,2}}{_MONTH}[-, ]{{1,2}}\d{{2,4}}|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})\b",
+    re.IGNORECASE,
+)
 #: Shorter ones than this are too common among numbers to be looked for.
 _SHORTEST_ID = 4
 
@@ -152,7 +157,7 @@ def clean(text: str, neighbour: Neighbour | None = None) -> str:
             i for name in (neighbour.segment_id, neighbour.record_id, neighbour.patient_id) for i in _spellings(name)
         }
         for name in sorted(ids, key=lambda i: (-len(i), i)):
-            line = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "[id]", line)
+            line = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "[id]", line, flags=re.IGNORECASE)
     return line.replace(ECG_MARK, _PLAIN_MARK)
 
 

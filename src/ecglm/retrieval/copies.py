@@ -22,8 +22,8 @@ def content_key(segment: np.ndarray) -> int:
 
     segment: float32 in mV, or int16 in microvolts already. RejectedRecord for NaN and for what a store cannot hold.
     """
-    microvolts = segment.astype("<i2") if segment.dtype == np.int16 else to_microvolts(segment)
-    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(microvolts).tobytes()).digest()[:8], "little")
+    microvolts = segment.astype("<i2", copy=False) if segment.dtype == np.int16 else to_microvolts(segment)
+    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(microvolts).data).digest()[:8], "little")
 
 
 def sketches(segments: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def sketches(segments: np.ndarray) -> np.ndarray:
     if length < _BINS:
         segments = np.repeat(segments, -(-_BINS // length), axis=-1)
     edges = np.arange(_BINS + 1) * segments.shape[-1] // _BINS
-    means = np.add.reduceat(segments[:, _LEADS, :].astype(np.float32), edges[:-1], axis=-1) / np.diff(edges)
+    means = np.add.reduceat(segments[:, _LEADS, :].astype(np.float32, copy=False), edges[:-1], axis=-1) / np.diff(edges)
     # in double precision: how a product is cut for threads must not show in the bytes
     changes = np.diff(means, axis=-1).astype(np.float64).reshape(len(segments), -1)
     turned = changes @ _projection(changes.shape[1])

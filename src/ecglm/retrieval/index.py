@@ -18,9 +18,10 @@ from ecglm import files
 from ecglm.conversations.table import conversations_fingerprint
 from ecglm.errors import ConfigError, EcglmError, nearest
 from ecglm.retrieval.approximate import MANY, Approximate, load_faiss
+from ecglm.retrieval.checks import FAISS, FORMAT, KIND, MEMBERS, REJECTS, VECTORS
 from ecglm.retrieval.members import Members, Quality, training_members
 from ecglm.retrieval.raw import PARTS, raw_arrays
-from ecglm.retrieval.search import ENCODER, FAISS, FORMAT, KIND, MEMBERS, REJECTS, VECTORS
+from ecglm.retrieval.search import ENCODER
 from ecglm.retrieval.search import Exclude as Exclude
 from ecglm.retrieval.search import Index as Index
 from ecglm.retrieval.space import Space
@@ -67,8 +68,8 @@ def build_index(
 
     The same call again reuses a finished index and goes on with an unfinished one; the bytes do not depend on
     ``workers``. Raises EcglmError for stores prepared otherwise than each other, for a store without a training record,
-    for a patient in train and elsewhere, and where nothing is left to index; ConfigError for options that cannot be;
-    StaleOutputError where ``out`` holds something else.
+    for a patient in train and elsewhere, and where nothing is left to index; ConfigError for options that cannot be and
+    for an ``out`` that holds what the index is made of; StaleOutputError where ``out`` holds something else.
     """
     for name, value, known in (
         ("by", by, BY),
@@ -110,6 +111,9 @@ def build_index(
     if embedder is not None:
         inputs["encoder"] = embedder.made_from
     folder = Path(out)
+    for source in (*stores, *said, *([] if encoder is None else [encoder])):
+        if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{folder}: holds {source}, which the index is made of; choose another --out")
     with files.folder_lock(folder):
         plan = files.plan_fingerprint(KIND, settings, inputs)
         if files.output_state(folder, KIND, plan, overwrite) != "finished":

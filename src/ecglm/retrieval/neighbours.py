@@ -265,10 +265,15 @@ def by_turns(rows: Sequence[Sequence[Neighbour]]) -> tuple[Neighbour, ...]:
 
 def nearest_to(index: Index, records: Sequence[Record], *, k: int) -> tuple[Neighbour, ...]:
     """The neighbours of recordings that are asked about together, of their first segments, ``by_turns``; none of their
-    own records or patients, nor the same signals under other names. RejectedRecord where one cannot be used.
+    own records or patients, nor any of these signals under another name: uploads bring no ids, and one of two that are
+    asked about must not be told as a neighbour of the other. RejectedRecord where one cannot be used.
     """
+    if not records:
+        return ()
+    segments = np.concatenate([index.segments(record)[:1] for record in records])
+    named = {r.patient_id for r in records if r.patient_known and r.patient_id}
     own = Exclude(
         records=frozenset(r.record_id for r in records),
-        patients=frozenset(r.patient_id for r in records if r.patient_known and r.patient_id),
+        patients=frozenset(named | index.patients_shown(segments, index.rate)),
     )
-    return by_turns([index.search(index.segments(r)[:1], index.rate, k=k, exclude=[own])[0] for r in records])
+    return by_turns([index.search(one[None], index.rate, k=k, exclude=[own])[0] for one in segments])

@@ -115,7 +115,8 @@ def _embedded(stores: Sequence[SegmentStore], rows: np.ndarray, embedder: Embedd
 
 def _take(stores: Sequence[SegmentStore], rows: np.ndarray) -> np.ndarray:
     """int16 microvolts of (store, position) rows."""
-    return np.concatenate([stores[int(store)].microvolts([int(position)]) for store, position in rows])
+    runs = np.split(rows, np.flatnonzero(np.diff(rows[:, 0])) + 1)
+    return np.concatenate([stores[int(run[0, 0])].microvolts(run[:, 1]) for run in runs])
 
 
 def _file(folder: Path, what: str, number: int) -> Path:

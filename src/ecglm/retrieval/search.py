@@ -18,25 +18,22 @@ from safetensors.numpy import load_file
 from ecglm.errors import ConfigError, EcglmError, RejectedRecord, TornOutputError
 from ecglm.files import check_outputs
 from ecglm.retrieval.approximate import Approximate
+from ecglm.retrieval.checks import FAISS, KIND, MEMBERS, VECTORS, check_manifest, check_together
 from ecglm.retrieval.copies import content_key, copies_of, sketches
-from ecglm.retrieval.members import COLUMNS
 from ecglm.retrieval.nearest import Hits, exact_search, squared_norms
 from ecglm.retrieval.space import Space
 from ecglm.signals.features import ecg_bench_288, feature_names
 from ecglm.signals.pipeline import pipeline_from_config
 from ecglm.store.audit_table import digest
+from ecglm.store.reader import SegmentStore
 from ecglm.store.writer import to_microvolts
 from ecglm.types import LEADS, Neighbour, Record
 
 if TYPE_CHECKING:  # an index by features needs no torch
     from ecglm.retrieval.embedding import Embedder
 
-KIND = "ecg-index"
-FORMAT = 1
-VECTORS, MEMBERS, REJECTS, FAISS = "vectors.safetensors", "members.parquet", "rejects.jsonl", "index.faiss"
 #: The folder inside an index that holds its encoder.
 ENCODER = "encoder"
-_ARRAYS = ("vectors", "mean", "factor", "sketch", "content", "record", "patient")
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Index:
         self._norms = squared_norms(self.vectors)
         self._groups = arrays["record"] if settings["segments"] == "all" else None
         self._approximate: Approximate | None = None
-        if manifest["approximate"] is not None:
+        if manifest.get("approximate") is not None:
             self._approximate = Approximate.read(folder / FAISS, self.vectors, manifest["approximate"])
 
     @classmethod
@@ -80,12 +77,7 @@ class Index:
         """
         folder = Path(folder)
         manifest = check_outputs(folder, KIND, verify=verify)
-        found = manifest["settings"].get("format")
-        if found != FORMAT:
-            raise ConfigError(f"{folder}: index format {found}, this ecglm reads {FORMAT}; build it again")
-        for name, size in manifest["sizes"].items():
-            if (folder / name).stat().st_size != size:
-                raise TornOutputError(f"{folder / name}: not {size} bytes as its manifest says; build the index again")
+        check_manifest(folder, manifest)
         try:
             arrays = load_file(folder / VECTORS)
             table = pq.read_table(folder / MEMBERS)
@@ -113,7 +105,7 @@ class Index:
             if counts:
                 told = ", ".join(f"{reason} {count}" for reason, count in counts.items())
                 found.append(f"{name.replace('_', ' ')}: {told}")
-        if (tuned := self.manifest["approximate"]) is not None:
+        if (tuned := self.manifest.get("approximate")) is not None:
             found.append(
                 f"recall@10 {tuned['recall_at_10']:.3f} on its own members, {tuned['num_probes']} of "
                 f"{tuned['num_lists']} lists opened"
@@ -186,6 +178,19 @@ class Index:
             raise EcglmError(f"query {int(bad[0])}: what is measured of it holds NaN; it cannot be searched for")
         return self.space.vectors(raw)
 
+    def check_stores(self, stores: Sequence[SegmentStore]) -> None:
+        """ConfigError where stores hold segments made otherwise than those that the index compares."""
+        wanted = self.manifest["settings"]["pipeline"]
+        for store in stores:
+            found = store.manifest["settings"]["pipeline"]
+            differs = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+            if differs:
+                told = ", ".join(f"{key} {found.get(key)} (index: {wanted.get(key)})" for key in differs)
+                raise ConfigError(
+                    f"{store.path}: prepared otherwise than the ECGs of the index {self.path}: {told}; build the index "
+                    "over stores prepared alike"
+                )
+
     def _check(self, segments: np.ndarray, rate: int) -> None:
         if segments.ndim != 3 or segments.shape[1:] != (len(LEADS), self.seg_len) or rate != self.rate:
             shape = " x ".join(map(str, segments.shape))
@@ -233,6 +238,13 @@ class Index:
                     found[i] = hit
             waiting = np.array(again, np.int64)
         return found
+
+    def patients_shown(self, segments: np.ndarray, rate: int) -> frozenset[str]:
+        """Ids of the patients of members that are the same signal as any of the segments, whatever those are called."""
+        self._check(segments, rate)
+        rows = [self._content.rows([_key(number, segment)]) for number, segment in enumerate(segments)]
+        rows += [np.flatnonzero(copies_of(sketch, self._sketch)) for sketch in sketches(segments)]
+        return frozenset(self._told["patient_id"][row] for found in rows for row in found.tolist())
 
     def _nearest(self, queries: np.ndarray, k: int, banned: Sequence[np.ndarray]) -> list[Hits]:
         if self._approximate is not None:
@@ -307,24 +319,3 @@ class _Lookup:
         starts, ends = (np.searchsorted(self._sorted, wanted, side=side) for side in ("left", "right"))
         parts = [self._order[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
         return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
-
-
-def check_together(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray], table: pa.Table) -> None:
-    """TornOutputError where the parts of an index are not of one index: lengths, shapes, types, the mark of each."""
-    mend = "copy the index again, whole, or build it again"
-    if sorted(arrays) != sorted(_ARRAYS) or table.schema.names != COLUMNS.names:
-        raise TornOutputError(f"{folder}: holds other arrays or columns than an index; {mend}")
-    count, dim = manifest["counts"]["indexed"], manifest["dim"]
-    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("content", "record", "patient"), (count,))
-    shapes = {**wanted, "vectors": (count, dim), "mean": (dim,), "factor": (dim,), "sketch": (count, 64)}
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            raise TornOutputError(f"{folder / VECTORS}: {name} is {arrays[name].shape}, {shape} is needed; {mend}")
-    if empty := [name for name in COLUMNS.names if table.column(name).null_count]:
-        raise TornOutputError(f"{folder / MEMBERS}: column {empty[0]} is empty (null) in some rows; {mend}")
-    if table.num_rows != count:
-        raise TornOutputError(f"{folder / MEMBERS}: {table.num_rows} rows for {count} vectors; {mend}")
-    if not np.isfinite(arrays["vectors"]).all():
-        raise TornOutputError(f"{folder / VECTORS}: holds NaN; {mend}")
-    if (table.schema.metadata or {}).get(b"ecglm.index", b"").decode() != manifest["fingerprint"]:
-        raise TornOutputError(f"{folder / MEMBERS}: belongs to another index; {mend}")

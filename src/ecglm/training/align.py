@@ -80,7 +80,7 @@ def _align(
     recipe: AlignRecipe, folder: Path, overwrite: bool, limit: int | None, say: Callable[[str], None]
 ) -> AlignResult:
     plan = align_plan(recipe)
-    settings = _settings(recipe, limit)
+    settings = align_settings(recipe, limit)
     inputs = {"model": file_sha256(Path(recipe.model) / "manifest.json")}
     inputs |= {f"pairs{i or ''}": sha for i, sha in enumerate(plan.preferences.sha256)}
     inputs |= {f"data{i or ''}": conversations_fingerprint(f) for i, f in enumerate(recipe.data.files)}
@@ -92,7 +92,7 @@ def _align(
             return begin_output(folder, KIND, plan_fingerprint(KIND, settings, inputs), overwrite)
 
         if from_main(begin) == "finished":
-            return _result(folder, reused=True)
+            return align_result(folder, reused=True)
         bundle = load_to_align(recipe)
         train, val = _datasets(plan, bundle, limit, recipe.train.share_ecg)
         counts = _report(folder, plan, bundle, (train, val), say)
@@ -115,7 +115,7 @@ def _align(
             shutil.rmtree(folder / STATES, ignore_errors=True)
 
         from_main(finish)
-        return _result(folder, reused=False)
+        return align_result(folder, reused=False)
 
 
 def load_to_align(recipe: AlignRecipe) -> Bundle:
@@ -206,7 +206,7 @@ def _fit(
     return learning
 
 
-def _settings(recipe: AlignRecipe, limit: int | None) -> dict[str, Any]:
+def align_settings(recipe: AlignRecipe, limit: int | None) -> dict[str, Any]:
     """The recipe without its paths: what the inputs are is told by their fingerprints, not by where they lie."""
     settings = strict.to_dict(replace(recipe, model=""))
     settings["data"] = {"val_share": recipe.data.val_share}
@@ -214,6 +214,7 @@ def _settings(recipe: AlignRecipe, limit: int | None) -> dict[str, Any]:
     return {**settings, "limit": limit}
 
 
-def _result(folder: Path, reused: bool) -> AlignResult:
+def align_result(folder: Path, reused: bool) -> AlignResult:
+    """What the manifest of a finished run says."""
     found = read_manifest(folder, KIND)
     return AlignResult(folder, folder / "best", found["val_loss"], found["best_step"], found["told"], reused=reused)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecglm.errors import ConfigError, EcglmError
+from ecglm.errors import ConfigError, EcglmError, RejectedRecord
 from ecglm.files import read_json, read_manifest
 from ecglm.store.reader import SegmentStore
 from ecglm.training.align_recipe import AlignRecipe
@@ -57,12 +57,19 @@ def align_plan(recipe: AlignRecipe) -> Aligned:
     splits = Splits(stores, recipe.data.files)
     ecgs = Ecgs(stores, pipeline["rate"], pipeline["seg_len"])
 
+    held: dict[str, str] = {}
+
     def usable(row: PreferenceRow) -> None:
         splits.check(row)
         for ecg in row.ecgs:
-            ecgs.find(ecg, row.where)
+            if split := held.get(ecgs.find(ecg, row.where)):
+                detail = f"{row.where}: {ecg.file or ecg.record} has the signal of an ECG of the {split} split"
+                raise RejectedRecord(f"split_{split}", detail)
 
     found = read_pairs(recipe.data.pairs, usable)
+    held |= splits.copies(ecgs.kept)  # all at once, when it is known which ECGs lie beside the rows
+    if held:
+        found = read_pairs(recipe.data.pairs, usable)
     if not found.pairs:
         told = ", ".join(f"{k} {v}" for k, v in found.counts().items())
         raise EcglmError(f"{', '.join(recipe.data.pairs)}: no pair to learn from ({told})")

@@ -23,7 +23,7 @@ from ecglm.training.logs import METRICS
 from ecglm.training.objectives.dpo import Preference, stand_still, told
 from ecglm.training.pairs_data import PairDataset, Reference, collate_pairs
 from ecglm.training.stateful import STATES, StatefulTrainer
-from ecglm.training.trainer import _load_weights, _save_weights
+from ecglm.training.trainer import load_weights_of, save_weights_of
 
 REFERENCE = "reference.safetensors"
 SPLITS, PARTS = ("train", "val"), ("tokens", "ids", "logp")
@@ -63,8 +63,8 @@ class AlignTrainer(StatefulTrainer):
             say,
             collate=functools.partial(collate_pairs, pad_id=bundle.prompter.tokenizer.pad_token_id),
             sampler=EpochSampler(train.lengths, config.batch_size * config.accumulation, config.seed),
-            save_weights=functools.partial(_save_weights, bundle),
-            load_weights=functools.partial(_load_weights, bundle),
+            save_weights=functools.partial(save_weights_of, bundle),
+            load_weights=functools.partial(load_weights_of, bundle),
             save_best=lambda facts: save_pretrained(bundle, out / "best", {**facts, **self.told}),
             measure=self.objective.measure,
             width=bundle.elm.llm.get_input_embeddings().weight.shape[1],

@@ -30,7 +30,7 @@ from ecglm.training.deepspeed import check_deepspeed, zero_stage
 from ecglm.training.distributed import check_device
 from ecglm.training.logs import check_tracker
 from ecglm.training.options import TrainConfig
-from ecglm.training.rag import check_stores, read_index
+from ecglm.training.rag import read_index
 from ecglm.training.recipe import SECTIONS, Recipe
 
 
@@ -58,7 +58,7 @@ def check_recipe(recipe: Recipe) -> None:
     if not stores:
         raise ConfigError("data.stores names no store; name one (ecglm prepare)")
     if index is not None:
-        check_stores(index, stores)
+        index.check_stores(stores)
     now, rate = stores[0].rate, getattr(recipe.representation_options, "rate", None)
     if rate is not None and (rate < 1 or now % rate):
         section = recipe.representation

@@ -33,7 +33,7 @@ from ecglm.prompts.loader import make_loader
 from ecglm.prompts.people import people
 from ecglm.store.audit_table import digest
 from ecglm.store.reader import SegmentStore
-from ecglm.training.align import KIND, AlignResult, _result, _settings, load_to_align
+from ecglm.training.align import KIND, AlignResult, align_result, align_settings, load_to_align
 from ecglm.training.align_check import check_pipeline, model_pipeline
 from ecglm.training.align_recipe import AlignRecipe
 from ecglm.training.check import check_machine
@@ -45,7 +45,7 @@ from ecglm.training.pairs import Splits
 from ecglm.training.preferences import PreferenceEcg, PreferenceRow
 from ecglm.training.resume import begin_output
 from ecglm.training.stateful import STATES, StatefulTrainer, is_over, resume_point
-from ecglm.training.trainer import _load_weights, _save_weights
+from ecglm.training.trainer import load_weights_of, save_weights_of
 from ecglm.types import Conversation
 
 
@@ -87,7 +87,7 @@ def _align(
 ) -> AlignResult:
     stores = [SegmentStore(path) for path in recipe.data.stores]
     check_pipeline(model_pipeline(recipe.model), stores)
-    settings = {**_settings(recipe, limit), "rewards": rewards}
+    settings = {**align_settings(recipe, limit), "rewards": rewards}
     settings["data"] = {"tasks": list(recipe.data.tasks)}
     inputs = {"model": file_sha256(Path(recipe.model) / "manifest.json")}
     inputs |= {f"data{i or ''}": conversations_fingerprint(f) for i, f in enumerate(recipe.data.files)}
@@ -95,7 +95,7 @@ def _align(
     with contextlib.ExitStack() as held:
         held.enter_context(folder_lock(folder))
         if begin_output(folder, KIND, plan_fingerprint(KIND, settings, inputs), overwrite) == "finished":
-            return _result(folder, reused=True)
+            return align_result(folder, reused=True)
         questions, refused = read_questions(recipe, stores)
         questions["train"] = questions["train"][:limit]
         bundle = load_to_align(recipe)
@@ -116,7 +116,7 @@ def _align(
         facts["told"] = {k: v for k, v in best.items() if k.startswith("val_") and k != "val_loss"}
         write_manifest(folder / "manifest.json", KIND, settings, inputs, outputs, counts=counts, **facts)
         shutil.rmtree(folder / STATES, ignore_errors=True)
-        return _result(folder, reused=False)
+        return align_result(folder, reused=False)
 
 
 def read_questions(
@@ -227,11 +227,11 @@ class GrpoTrainer(StatefulTrainer):
         order = EpochSampler(train.lengths, rows, config.seed)
 
         def save_weights(folder: Path) -> None:
-            _save_weights(bundle, folder)
+            save_weights_of(bundle, folder)
             policy.save(folder)
 
         def load_weights(folder: Path) -> None:
-            _load_weights(bundle, folder)
+            load_weights_of(bundle, folder)
             policy.load(folder)
 
         super().__init__(

@@ -14,6 +14,7 @@ from ecglm.files import canonical_json, inside
 from ecglm.randomness import generator_for
 from ecglm.records.arrays import read_npy
 from ecglm.store.audit_table import digest
+from ecglm.store.duplicates import duplicates_across
 from ecglm.store.reader import SegmentStore
 from ecglm.store.splits import fold_split
 from ecglm.training.preferences import Pair, PreferenceEcg, PreferenceRow
@@ -85,6 +86,28 @@ class Splits:
                             break
         return self._bytes.get(ecg.sha256, "")
 
+    def copies(self, kept: KeptEcgs) -> dict[str, str]:
+        """Id of a kept ECG → ``test`` or ``val``, where its samples are nearly those of an ECG of that split in a store
+        (``store.duplicates``): scaled, shifted or with noise, whatever its row says of itself. Reads all that is held
+        out.
+        """
+        held: dict[str, str] = {}
+        where: dict[str, Any] = {}
+        for store in self.stores:
+            for record in store.records():
+                found = {self._of.get(digest(n), "") for n in (record, self.patient_of[record]) if n}
+                if split := next((s for s in HELD_OUT if s in found), ""):
+                    held[record], where[record] = split, store
+        if not held or not len(kept):
+            return {}
+        where |= dict.fromkeys(kept.records(), kept)
+        sides = {**dict.fromkeys(held, ("test",)), **dict.fromkeys(kept.records(), ("train",))}
+        found_of: dict[str, set[str]] = {}
+        for pair in duplicates_across(where, sides):
+            ours, theirs = sorted((pair.record, pair.other), key=held.__contains__)
+            found_of.setdefault(ours, set()).add(held[theirs])
+        return {name: next(s for s in HELD_OUT if s in found) for name, found in found_of.items()}
+
 
 def sha256_of(microvolts: np.ndarray) -> str:
     """sha256 of int16 microvolts ``(12, seg_len)``, little endian, C order: how a preference row names an ECG."""
@@ -98,28 +121,32 @@ class KeptEcgs:
 
     def __init__(self, rate: int, seg_len: int) -> None:
         self.rate, self.seg_len = rate, seg_len
-        self._ids: list[str] = []
+        self._at: dict[str, int] = {}
         self._segments: list[np.ndarray] = []
 
     def add(self, sha256: str, microvolts: np.ndarray) -> str:
         """Keep int16 microvolts ``(12, seg_len)``; returns their id."""
         name = f"kept:{sha256}"
-        if name not in self._ids:
-            self._ids.append(name)
+        if name not in self._at:
+            self._at[name] = len(self._segments)
             self._segments.append(microvolts)
         return name
 
     def records(self) -> list[str]:
-        return list(self._ids)
+        return list(self._at)
 
     def segments_of(self, record_id: str) -> list[int]:
-        return [self._ids.index(record_id)]
+        return [self._at[record_id]]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._segments)
 
     def __getitem__(self, i: int) -> np.ndarray:
         return np.divide(self._segments[i], 1000, dtype=np.float32)
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        """float32 ``(len(indices), 12, seg_len)``, mV."""
+        return np.stack([self[i] for i in indices])
 
 
 class Ecgs:

@@ -42,16 +42,6 @@ def read_index(recipe: Recipe, *, verify: bool = False) -> Index | None:
     return index
 
 
-def check_stores(index: Index, stores: Sequence[SegmentStore]) -> None:
-    """ConfigError where an index compares other segments than those of the stores."""
-    for store in stores:
-        if (store.rate, store.seg_len) != (index.rate, index.seg_len):
-            raise ConfigError(
-                f"rag.index {index.path} compares segments of {index.seg_len} samples at {index.rate} Hz, {store.path} "
-                f"holds {store.seg_len} at {store.rate} Hz; build it over stores prepared alike"
-            )
-
-
 def neighbours_of(
     recipe: Recipe,
     index: Index,

@@ -52,8 +52,8 @@ class ElmTrainer(StatefulTrainer):
             say,
             collate=order.collate,
             sampler=order.sampler,
-            save_weights=functools.partial(_save_weights, bundle),
-            load_weights=functools.partial(_load_weights, bundle),
+            save_weights=functools.partial(save_weights_of, bundle),
+            load_weights=functools.partial(load_weights_of, bundle),
             save_best=lambda facts: save_pretrained(bundle, out / "best", facts),
             measure=answer_loss,
             width=bundle.elm.llm.get_input_embeddings().weight.shape[1],
@@ -114,7 +114,8 @@ def _units(data: ElmDataset, elm: Any) -> list[Any]:
     return shard_units(elm)
 
 
-def _save_weights(bundle: Bundle, folder: Path) -> None:
+def save_weights_of(bundle: Bundle, folder: Path) -> None:
+    """Write all weights of a model, or those of its adapters and ECG parts, for a state that can be gone on from."""
     if is_adapted(bundle.elm.llm):  # merged, they could not be taken apart again to the last bit
         save_adapter(bundle.elm.llm, folder)
         save_ecg_weights(bundle.elm, folder)
@@ -122,7 +123,8 @@ def _save_weights(bundle: Bundle, folder: Path) -> None:
         write_checkpoint(bundle, folder)
 
 
-def _load_weights(bundle: Bundle, folder: Path) -> None:
+def load_weights_of(bundle: Bundle, folder: Path) -> None:
+    """Read back what ``save_weights_of`` wrote."""
     if is_adapted(bundle.elm.llm):
         load_adapter(bundle.elm.llm, folder)
     else:

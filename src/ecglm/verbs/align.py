@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +14,9 @@ import tyro
 
 from ecglm.errors import ConfigError, EcglmError
 from ecglm.verbs.common import say, tell
+
+#: Keys that recipes of an alignment alone have.
+_ALIGNING = frozenset({"method", "beta", "label_smoothing", "mean", "grpo"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,14 +30,25 @@ class _AlignOptions:
 
 
 def is_alignment(path: str) -> bool:
-    """Whether a recipe file is one for ``ecglm align``: its model is a checkpoint folder, not a section."""
+    """Whether a recipe file is one for ``ecglm align``: its model is a checkpoint folder, not a section, and it names a
+    method or preferences, which no other recipe has.
+    """
+    found = _plain(path)
+    if not isinstance(found.get("model"), str):
+        return False
+    data = found.get("data")
+    return bool(_ALIGNING & found.keys()) or (isinstance(data, dict) and "pairs" in data)
+
+
+def _plain(path: str) -> dict[Any, Any]:
+    """What a recipe file holds, unchecked; nothing where it cannot be read: whoever reads it next says so."""
     import yaml
 
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # whoever reads it next says so, with the line
-        return False
-    return isinstance(found, dict) and isinstance(found.get("model"), str)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_recipe(args: list[str], verb: str) -> tuple[Any, _AlignOptions]:
@@ -44,6 +62,11 @@ def read_recipe(args: list[str], verb: str) -> tuple[Any, _AlignOptions]:
             raise EcglmError(f"the recipe comes first; {usage}")
         tell([usage, f"ecglm {verb} RECIPE.yaml --help lists every field of the recipe with its value"])
         raise SystemExit(0)
+    if isinstance(_plain(args[0]).get("model"), dict):
+        raise ConfigError(
+            f"{args[0]}: model is a section, as in a recipe of ecglm train; one of ecglm align names the checkpoint "
+            "folder it begins with, as recipes/align/dpo.yaml does"
+        )
     recipe = config.load(args[0], AlignRecipe)
     both = dataclasses.make_dataclass(
         "Arguments",
@@ -59,17 +82,35 @@ def read_recipe(args: list[str], verb: str) -> tuple[Any, _AlignOptions]:
         chosen: dict[str, Any] = {n: kinds[n]() for n in sorted(named & kinds.keys()) if getattr(recipe, n) is None}
         if chosen:  # by the command line
             recipe = dataclasses.replace(recipe, **chosen)
-        found: Any = tyro.cli(
-            both,
-            args=args[1:],
-            default=both(recipe, options),
-            prog=f"ecglm {verb} {args[0]}",
-            config=(tyro.conf.AvoidSubcommands,),
-        )
+        with _one_line():
+            found: Any = tyro.cli(
+                both,
+                args=args[1:],
+                default=both(recipe, options),
+                prog=f"ecglm {verb} {args[0]}",
+                config=(tyro.conf.AvoidSubcommands,),
+            )
     except ValueError as error:  # what a recipe's own checks say of fields that are sound one by one
         raise ConfigError(f"ecglm {verb} {args[0]}: {error}") from error
     # Read back once more: what YAML refuses (nan, say) is refused on the command line too.
     return config.from_dict(AlignRecipe, config.to_dict(found.recipe), f"ecglm {verb} {args[0]}"), found.run
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """ValueError with the words of a recipe's own check, where tyro would draw a box around them and end."""
+    boxed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxed):
+            yield
+    except SystemExit as stopped:
+        cause = stopped.__context__
+        if isinstance(cause, ValueError):
+            raise cause from None
+        if isinstance(getattr(cause, "arg", None), str):  # a section, not a word that cannot be read as its type
+            raise ValueError(getattr(cause, "message", cause)) from None
+        sys.stderr.write(boxed.getvalue())
+        raise
 
 
 def align_(args: list[str]) -> None:
@@ -80,6 +121,8 @@ def align_(args: list[str]) -> None:
 
     check_machine(recipe.train)  # told in seconds, before the libraries that train are loaded
     limit = run.limit
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit must be 1 or more, found {limit}")
     if run.dev:
         limit = 64 if limit is None else limit
         recipe = short(recipe)

@@ -108,7 +108,10 @@ def index_search(
         raise EcglmError(f"k must be 1 or more, found {k}")
     opened = Index.load(index)
     query = opened.segments(read(ecg, rate=rate, leads=leads, units=units, dataset=dataset))[:1]
-    own = Exclude(frozenset(exclude), frozenset(exclude))
+    for name in exclude:
+        if name not in opened.records | opened.patients:
+            say(f"--exclude {name}: no record or patient of the index, whose ids look like {min(opened.records)}")
+    own = Exclude(frozenset(exclude), opened.patients_shown(query, opened.rate).union(exclude))
     neighbours = opened.search(query, opened.rate, k=k, exclude=[own])[0]
     say(f"{ecg.name} in {opened.told()}")
     tell(lines(neighbours))
@@ -118,4 +121,7 @@ def index_search(
     pictures, missing = save_pictures(opened, query[0], ecg.stem, neighbours, folder, stores=store, overwrite=overwrite)
     if missing:
         say(f"without a picture, their store is not found (name it with --store DIR): {', '.join(missing)}")
-    say(f"pictures: {folder} ({', '.join(p.name for p in pictures)})")
+    names = [picture.name for picture in pictures]
+    if len(names) > 6:
+        names[2:-1] = ["…"]
+    say(f"pictures: {folder} ({', '.join(names)})")

@@ -55,6 +55,7 @@ def chat(
     sampling = Sampling(temperature, top_p, seed) if temperature else None
     assistant = load(model)
     search = searcher(rag, assistant) if rag is not None else None
+    _warn_of_rag(_name_of(str(model)), assistant, search is not None)
     facts = {"rate": rate, "leads": leads, "units": units, "dataset": dataset}
     with Engine(assistant, max_batch=1) as engine:
         terminal = Terminal(engine, _name_of(str(model)), max_new_tokens, sampling, facts, search)
@@ -113,9 +114,23 @@ def serve(
     for name, source in sources.items():
         assistant = load(source)
         search = searcher(rag, assistant) if rag is not None else None
+        _warn_of_rag(name, assistant, search is not None)
         engine = Engine(assistant, max_batch=max_batch, max_queue=max_queue, timeout=timeout)
         models.append(served_by.Served(name, engine, search))
     served_by.serve(models, options, place, host, say=say)
+
+
+def _warn_of_rag(name: str, assistant: Any, given: bool) -> None:
+    """Tell where a model is asked otherwise than it was trained."""
+    learned = assistant.bundle.rag is not None
+    if given and not learned:
+        say(
+            f"warning: {name} was trained without retrieved ECGs (rag: in its recipe); --rag may make its answers worse"
+        )
+    elif learned and not given:
+        say(
+            f"warning: {name} was trained with retrieved ECGs; --rag INDEX gives them, its answers may be worse without"
+        )
 
 
 def _server() -> Any:
