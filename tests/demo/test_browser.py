@@ -182,6 +182,12 @@ def test_stop_thumbs_correction_and_second_thoughts_are_stored_for_alignment(tab
     page.wait_for_function("() => document.querySelectorAll('#talk .eg-pair .eg-model').length == 2")
     tab.answered(4)
     tab.check()
+    # A key pressed by mistake loses no talk: the browser asks first.
+    page.evaluate("() => { setTimeout(() => location.reload(), 0); }")
+    until = time.monotonic() + 10
+    while not tab.complaints and time.monotonic() < until:
+        page.wait_for_timeout(50)
+    assert [c.split()[0] for c in tab.complaints] == ["dialog"] and len(tab.answers()) == 4
     # What was written is what alignment learns from: the correction is a pair, lone thumbs are counted.
     (tmp_path / "mine.jsonl").write_text("".join(line + "\n" for line in file.read_text().splitlines()[before:]))
     found = read_pairs([tmp_path / "mine.jsonl"])

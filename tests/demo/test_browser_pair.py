@@ -48,6 +48,9 @@ class FakeIndex:
         )
         return [(self.hit,)]
 
+    def patients_shown(self, segments, rate):
+        return frozenset()
+
 
 @pytest.fixture(scope="module")
 def place(signal_run, world, tmp_path_factory):
