@@ -56,6 +56,21 @@ def test_several_ecgs_come_in_with_the_question_that_follows_them():
     assert mark_ecgs(turns, 3) == turns
 
 
+def test_without_history_each_question_is_asked_anew_about_all_ecgs_so_far():
+    talk = Talk(ONE, history=False)
+    talk.add_ecg(shown())
+    talk.ask("First?")
+    reply(talk, "One.")
+    question = talk.ask("Second?")
+    turns, ecgs = talk.shown_to(question.answers[0][0].id)
+    assert (turns, [p.number for p in ecgs]) == ([Turn("user", "<ecg>\nSecond?")], [1])
+    reply(talk)
+    talk.add_ecg(shown())
+    turns, ecgs = talk.shown_to(talk.ask("Both?").answers[0][0].id)
+    assert turns == [Turn("user", "ECG 1: <ecg>\nECG 2: <ecg>\nBoth?")]
+    assert [p.number for p in ecgs] == [1, 2]
+
+
 def test_two_models_have_histories_of_their_own():
     talk = Talk(TWO)
     talk.add_ecg(shown())

@@ -118,7 +118,7 @@ class Visit:
 
 class House:
     """engines: one model, or two to compare, named as in ``names``. samples: to pick. index: where
-    neighbours are looked for. log: where ratings go.
+    neighbours are looked for. log: where ratings go. history: whether a model is shown the talk so far (``Talk``).
     """
 
     def __init__(
@@ -132,9 +132,11 @@ class House:
         limits: Limits = LIMITS,
         max_new_tokens: int = 128,
         root: Path | None = None,
+        history: bool = True,
     ) -> None:
         self.names, self.engines, self.samples = tuple(names), tuple(engines), samples
         self.index, self.log, self.limits, self.max_new_tokens = index, log, limits, max_new_tokens
+        self.history = history
         self.sessions: Sessions[Visit] = Sessions(place=root)
 
     @property
@@ -152,7 +154,11 @@ class House:
         if not cookie:
             raise EcglmError("this page needs its own cookie; allow it and load the page again")
         self.close(cookie, tab)
-        return self.sessions.open(lambda token, folder: Visit(cookie, tab, Talk(self.names), token, folder)).kept
+
+        def start(token: str, folder: Path) -> Visit:
+            return Visit(cookie, tab, Talk(self.names, history=self.history), token, folder)
+
+        return self.sessions.open(start).kept
 
     def visit(self, cookie: str, tab: str) -> Visit:
         """The visit of a tab, if this browser is the one that opened it. SessionGone else."""

@@ -67,13 +67,15 @@ class Question:
 
 @dataclass(eq=False)
 class Talk:
-    """models: one, or two for A/B. The ids of the talk, its questions and answers cannot be guessed.
+    """models: one, or two for A/B. The ids of the talk, its questions and answers cannot be guessed. history: whether a
+    model is shown the earlier questions and its answers; without, each question is asked anew about all ECGs so far.
 
     Threads may share it. Every model has a history of its own; what failed is not part of it.
     """
 
     models: tuple[ModelName, ...]
     id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    history: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.models) <= 2:
@@ -213,7 +215,7 @@ class Talk:
                 pending += [p for p in self._ecgs if p.question == index]
                 current = question.id == wanted.question
                 said = next((a for a in reversed(question.answers[wanted.model]) if a.usable), None)
-                if not current and said is None:
+                if not current and (said is None or not self.history):
                     continue
                 turns.append(Turn("user", _marked(question.text, pending)))
                 ecgs += pending

@@ -64,9 +64,10 @@ class Terminal:
     search: Callable[[Sequence[Shown]], tuple[Neighbour, ...]] | None = None
     write: Callable[[str], None] = lambda text: print(text, end="", flush=True)
     tell: Callable[[str], None] = lambda text: print(text, flush=True)
+    history: bool = True
 
     def __post_init__(self) -> None:
-        self.talk = Talk((ModelName(self.name),))
+        self.talk = Talk((ModelName(self.name),), history=self.history)
         self.hits: tuple[Neighbour, ...] | None = None
 
     def add(self, file: Path, facts: Mapping[str, Any] | None = None) -> Placed:

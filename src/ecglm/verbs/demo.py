@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import UseAppendAction
@@ -23,6 +23,7 @@ def demo(
     share: bool = False,
     max_new_tokens: int = 128,
     max_upload_mb: int = 32,
+    history: Literal["own", "none"] = "own",
 ) -> None:
     """Talk with a trained model about ECGs in the browser. For research only.
 
@@ -38,6 +39,8 @@ def demo(
         share: also open the page to everybody who knows its address, through gradio's public tunnel.
         max_new_tokens: longest answer.
         max_upload_mb: largest file that can be dropped.
+        history: what a model sees of the talk: the questions and its own answers, or none, each question anew; for
+            models that learned from single questions.
     """
     from ecglm.demo.app import LOCAL, free_port, need_gradio, open_page, wait
 
@@ -47,7 +50,7 @@ def demo(
         raise EcglmError("max_new_tokens must be 1 or more, max_upload_mb 1 to 1024")
     need_gradio()  # told in a moment, before models are read
     free_port(host, port)
-    house = _house(model, store, data, rag, preferences, max_new_tokens, max_upload_mb)
+    house = _house(model, store, data, rag, preferences, max_new_tokens, max_upload_mb, history == "own")
     if host not in (LOCAL, "localhost", "::1"):
         say(f"warning: listening on {host}; whoever reaches this machine can use the page, without a password")
     if share:
@@ -66,6 +69,7 @@ def _house(
     preferences: Path | None,
     max_new_tokens: int,
     max_upload_mb: int,
+    history: bool,
 ) -> Any:
     from ecglm.conversations.table import read_conversations
     from ecglm.demo.engine import Engine
@@ -95,6 +99,7 @@ def _house(
         log=log,
         limits=Limits(max_bytes=max_upload_mb << 20),
         max_new_tokens=max_new_tokens,
+        history=history,
     )
 
 

@@ -27,6 +27,7 @@ def chat(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    history: Literal["own", "none"] = "own",
 ) -> None:
     """Talk with a trained model about ECGs, in the terminal. For research only.
 
@@ -43,6 +44,8 @@ def chat(
         temperature: above 0 draws the words instead of taking the likeliest.
         top_p: draw from the likeliest that together have this probability.
         seed: of the draws.
+        history: what the model sees of the talk: the questions and its own answers, or none, each question anew; for a
+            model that learned from single questions.
     """
     from ecglm.demo.engine import Engine
     from ecglm.demo.server_ecgs import searcher
@@ -58,7 +61,8 @@ def chat(
     _warn_of_rag(_name_of(str(model)), assistant, search is not None)
     facts = {"rate": rate, "leads": leads, "units": units, "dataset": dataset}
     with Engine(assistant, max_batch=1) as engine:
-        terminal = Terminal(engine, _name_of(str(model)), max_new_tokens, sampling, facts, search)
+        name, remember = _name_of(str(model)), history == "own"
+        terminal = Terminal(engine, name, max_new_tokens, sampling, facts, search, history=remember)
         for file in ecg:
             terminal.add(file)
         terminal.run(typed())
