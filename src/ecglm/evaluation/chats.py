@@ -110,7 +110,7 @@ def ask_all(
         results[position] = outcome
         return bool(on_done(position, outcome)) if on_done else False
 
-    ended = False
+    ended = interrupted = False
     with ThreadPoolExecutor(concurrency) as pool:
         try:
             while waiting or (following < len(talks) and not enough):
@@ -127,16 +127,15 @@ def ask_all(
                     )
             ended = True
         except KeyboardInterrupt:
-            if waiting:
-                told = (
-                    f"waiting for {len(waiting)} answers on their way, which may be paid for; Ctrl-C again drops them"
-                )
-                print(told, file=sys.stderr)
+            interrupted = True
             raise
         finally:
-            if not ended and stopped is not None:
-                stopped.set()  # whoever waits for another try gives up
-            try:
+            try:  # a second Ctrl-C may come from the moment on that the first is answered
+                if not ended and stopped is not None:
+                    stopped.set()  # whoever waits for another try gives up
+                if interrupted and waiting:
+                    on_way = f"waiting for {len(waiting)} answers on their way, which may be paid for"
+                    print(f"{on_way}; Ctrl-C again drops them", file=sys.stderr)
                 wait(waiting)  # what is on its way is paid for, also after an error or Ctrl-C
             finally:
                 if abandon is not None and not all(future.done() for future in waiting):
