@@ -59,6 +59,11 @@ def test_an_answer_that_drips_ends_at_the_deadline(start):
     assert time.monotonic() - begun < 4 and threading.active_count() < 20
 
 
+def hear_ctrl_c() -> None:
+    """It is ignored in what a shell starts in the background, the tests, say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_second_interrupt_ends_the_wait_for_answers_on_their_way():
     with dripping(b"HTTP/1.1 200 OK\r\nX: ") as url:
         code = (
@@ -67,7 +72,8 @@ def test_a_second_interrupt_ends_the_wait_for_answers_on_their_way():
             "print('asks', flush=True)\n"
             "one.chat_many([[{'role': 'user', 'content': 'x'}]] * 9, max_tokens=7)"
         )
-        with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, env=os.environ) as process:
+        how = {"stdout": -1, "stderr": -1, "text": True, "env": os.environ, "preexec_fn": hear_ctrl_c}
+        with subprocess.Popen([sys.executable, "-c", code], **how) as process:
             assert process.stdout.readline() == "asks\n"
             time.sleep(1.5)
             begun = time.monotonic()

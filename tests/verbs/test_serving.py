@@ -57,6 +57,11 @@ def test_chat_reads_a_pipe(signal_run: Path, file: Path) -> None:
 
 def test_chat_at_a_terminal_survives_ctrl_c(signal_run: Path, file: Path) -> None:
     leader, follower = pty.openpty()
+
+    def fresh() -> None:
+        os.close(leader)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in the background
+
     process = subprocess.Popen(
         [*chat_args(signal_run, file), "--temperature", "2", "--max-new-tokens", "20000"],
         stdin=follower,
@@ -64,7 +69,7 @@ def test_chat_at_a_terminal_survives_ctrl_c(signal_run: Path, file: Path) -> Non
         stderr=follower,
         env=ENV,
         start_new_session=True,
-        preexec_fn=lambda: os.close(leader),
+        preexec_fn=fresh,
     )
     os.close(follower)
     seen = ""
