@@ -17,6 +17,10 @@ from ecglm.demo.server_door import PatientProtocol
 from ecglm.demo.server_requests import Served
 from ecglm.errors import EcglmError
 
+#: Seconds that an idle connection is kept: longer than clients keep theirs (5 s is usual), since a request that is on its
+#: way while the server hangs up is lost.
+KEEP_SECONDS = 75
+
 __all__ = ["Served", "ServerOptions", "bind", "hosts_of", "is_loopback", "make_server", "serve"]
 
 
@@ -59,7 +63,7 @@ def make_server(models: Sequence[Served], options: ServerOptions) -> uvicorn.Ser
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=5,
+        timeout_keep_alive=KEEP_SECONDS,
         timeout_graceful_shutdown=max(1, round(options.drain)),
     )
     return uvicorn.Server(config)
