@@ -17,8 +17,8 @@ from ecglm.demo.server_door import PatientProtocol
 from ecglm.demo.server_requests import Served
 from ecglm.errors import EcglmError
 
-#: Seconds that an idle connection is kept: longer than clients keep theirs (5 s is usual), since a request that is on its
-#: way while the server hangs up is lost.
+#: Seconds that an idle connection is kept: longer than clients keep theirs (5 s is usual), since a request that is on
+#: its way while the server hangs up is lost.
 KEEP_SECONDS = 75
 
 __all__ = ["Served", "ServerOptions", "bind", "hosts_of", "is_loopback", "make_server", "serve"]
