@@ -12,7 +12,8 @@ from ecglm.demo.house import House
 from ecglm.demo.preferences import PreferenceLog
 from ecglm.demo.samples import Samples
 from ecglm.demo.talk import ModelName
-from ecglm.models.assistant import load
+from ecglm.models.assistant import Assistant, load
+from ecglm.prompts.retrieved import RagOptions
 from ecglm.store.reader import SegmentStore
 from page_world import Parrot, Tab, browser, require_browser
 
@@ -61,7 +62,8 @@ def place(signal_run, world, tmp_path_factory):
     from ecglm.types import Neighbour
 
     hit = Neighbour(row["segment_id"], row["record_id"], row["patient_id"], 0.25, " ".join(HOSTILE), ("rhythm:x",))
-    left, right = Parrot(assistant), Parrot(assistant, pause=0.02)
+    told = Assistant(assistant.bundle.with_rag(RagOptions()))  # the other learned without, and is told of none
+    left, right = Parrot(told), Parrot(assistant, pause=0.02)
     house = House(
         [ModelName("left <u>model</u>", "l"), ModelName("right", "r")],
         [left, right],
@@ -131,6 +133,7 @@ def test_neighbours_have_pictures_and_reports_and_the_model_is_told_of_them(tab,
     tab.ask("What is the rhythm?")
     tab.answered(2)
     assert [hit.record_id for hit in place.left.asked[-1].retrieved] == [place.row["record_id"]]
+    assert not place.right.asked[-1].retrieved
 
 
 def test_two_models_are_compared_and_the_choice_is_stored(tab, place):

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import socket
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ecglm.demo import server_door
 from ecglm.demo.contents import Limits
 from ecglm.demo.engine import Engine
 from ecglm.demo.server_ecgs import BadRequest
@@ -366,3 +368,38 @@ def test_a_data_url_is_read_whatever_its_case(world: Any, running: Running) -> N
     data = base64.b64encode(npy(signal_of(world))).decode()
     for head in ("DATA:Application/X-NPY;base64,", "data:application/x-npy;name=x.npy;base64,"):
         assert ask(running, {"type": "file", "file": {"file_data": head + data, **FACTS}}).status_code == 200
+
+
+def test_slow_clients_are_let_go(signal_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_door, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server_door, "FIRST_SECONDS", 0.9)
+    with serving([Served("signal", Engine(load(signal_run / "best")))], body_seconds=0.3) as running:
+
+        def ended(sent: bytes, drip: bytes = b"") -> bytes:
+            with socket.create_connection(("127.0.0.1", running.port), timeout=10) as line:
+                line.sendall(sent)
+                found = b""
+                line.settimeout(0.1)
+                for _ in range(100):
+                    try:
+                        block = line.recv(4096)
+                        if not block:
+                            return found
+                        found += block
+                    except TimeoutError:
+                        try:
+                            line.sendall(drip)
+                        except OSError:
+                            return found
+                    except OSError:
+                        return found
+                raise AssertionError("the connection stays open")
+
+        assert ended(b"") == ended(b"GET /health HTTP/1.1\r\nHost: loc", drip=b"x") == b""
+        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as line:
+            time.sleep(0.5)  # a busy client writes later than the head may take
+            line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 200 " in line.recv(4096).split(b"\r\n")[0]
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        assert b" 408 " in ended(head + b"Content-Length: 1000\r\n\r\n{", drip=b" ").split(b"\r\n")[0]
+        assert running.chat("?").status_code == 200 and running.quiet()

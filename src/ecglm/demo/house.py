@@ -19,7 +19,6 @@ from ecglm.demo.streams import Stream
 from ecglm.demo.talk import ModelName, Placed, Talk
 from ecglm.demo.uploads import Limits
 from ecglm.errors import EcglmError
-from ecglm.prompts.retrieved import RagOptions
 from ecglm.retrieval.search import Exclude, Index
 from ecglm.types import Neighbour
 
@@ -204,8 +203,9 @@ class House:
                 visit.hits[number], visit.neighbours[number] = kept, neighbours_shown(kept, self.samples)
 
     def told_neighbours(self, model: int) -> int:
-        """How many neighbours of an ECG a model is told of."""
-        return (self.engines[model].assistant.bundle.rag or RagOptions()).k
+        """How many neighbours of an ECG a model is told of: as many as it learned with, or none."""
+        rag = self.engines[model].assistant.bundle.rag
+        return 0 if rag is None else rag.k
 
     def clear(self, visit: Visit) -> None:
         """Forget a visit's talk and every upload; the tab stays."""

@@ -166,11 +166,12 @@ def neighbours(talk: str, ecg: int, found: Sequence[NeighbourShown], told: int =
         return ""
     return (
         '<details class="eg-box" open><summary>Similar ECGs <small>of the training data, nearest first; the model is '
-        f"told of {'the first' if told == 1 else f'the first {told}'}</small></summary>"
+        f"told of {_TOLD.get(told, f'the first {told}')}</small></summary>"
         f'<ol class="eg-cards" tabindex="0" aria-label="Similar ECGs">{"".join(cards)}</ol></details>'
     )
 
 
+_TOLD = {0: "none", 1: "the first"}
 _THUMB = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 11v9H3v-9zM7 11l4-8c1.6 0 2.6 1.2 2.3 2.8L12.8 9H19c1.3 0 '
     '2.2 1.2 1.9 2.4l-1.6 6.9c-.2 1-1.1 1.7-2.1 1.7H7"/></svg>'
