@@ -11,10 +11,10 @@ quickstart: $(STAMP)
 	$(BIN)/ecglm quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300 -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --timeout 3600
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

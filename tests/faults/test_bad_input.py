@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -315,13 +314,14 @@ def test_a_checkpoint_with_a_missing_or_damaged_file(trained, tmp_path, name, ho
 
 def limited(size: int, *args: object) -> subprocess.CompletedProcess:
     """Run a verb that may write no file larger than ``size`` bytes: the kernel refuses, as on a full disk."""
+    code = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}));"
+    code += " runpy.run_module('ecglm', run_name='__main__', alter_sys=True)"
     return subprocess.run(
-        [sys.executable, "-m", "ecglm", *map(str, args)],
+        [sys.executable, "-c", code, *map(str, args)],
         capture_output=True,
         text=True,
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )
 
 
