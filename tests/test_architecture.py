@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: From the ground up; rooms of one floor do not import each other.
 FLOORS = [
     ("types", "errors"),
-    ("files", "config", "registry", "randomness"),
+    ("files", "config", "registry", "randomness", "interrupts"),
     ("downloads",),
     ("records", "signals"),
     ("store",),
@@ -33,7 +33,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: The ground floors are single files, whose order among themselves is free of cycles (tested below).
-SINGLE_FILES = {"types", "errors", "files", "config", "registry", "randomness"}
+SINGLE_FILES = {"types", "errors", "files", "config", "registry", "randomness", "interrupts"}
 MAX_LINES = 450
 
 

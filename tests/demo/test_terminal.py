@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,7 +122,10 @@ def test_mistakes_are_one_line_and_the_talk_goes_on(engine: Engine, files: list[
     assert len(answers(shown)) == 1
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(engine: Engine, files: list[Path]) -> None:
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    engine: Engine, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     shown: list[str] = []
     terminal = Terminal(engine, "tiny", 20, facts=FACTS)
     pressed: list[str] = []
@@ -129,10 +134,14 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(engine: Engine, files: list
         shown.append(text)
         if not pressed and text.strip():
             pressed.append(text)
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     terminal.write, terminal.tell = write, shown.append
-    terminal.run(iter([f"/ecg '{files[0]}'", QUESTION, QUESTION]))
+    monkeypatch.setattr(engine, "_round", lambda round=engine._round: (time.sleep(0.05), round()))
+    try:
+        terminal.run(iter([f"/ecg '{files[0]}'", QUESTION, QUESTION]))
+    finally:
+        signal.signal(signal.SIGINT, before)
     one, two = [q.answers[0][0] for q in terminal.talk.questions]
     assert one.state == "cancelled" and " (stopped)\n" in shown
     assert two.state == "done" and two.text
@@ -160,7 +169,7 @@ def test_controls_in_what_models_and_reports_say_are_inert(engine: Engine, files
         def __exit__(self, *_: object) -> None:
             pass
 
-        def __iter__(self) -> Any:
+        def pieces(self, every: float) -> Any:
             return iter([evil[:4], evil[4:]])
 
     with monkeypatch.context() as patch:

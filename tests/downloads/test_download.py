@@ -350,7 +350,7 @@ def test_killed_and_gone_on_with(get, host, physionet, tmp_path, how):
     ):
         time.sleep(0.02)
     running.send_signal(how)
-    time.sleep(0.1)
+    time.sleep(0.5)
     host.pause.set()
     running.wait(30)
     assert running.returncode != 0

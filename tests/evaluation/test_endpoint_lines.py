@@ -63,6 +63,10 @@ def test_a_second_interrupt_ends_the_wait_for_answers_on_their_way():
         code = (
             "import signal\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # else ignored in a background job
+            "import concurrent.futures._base as base, time\n"
+            "def slow(self):\n"  # the moments in which an exception would leave the locks of futures held are long
+            "    for future in self.futures: future._condition.acquire(); time.sleep(0.002)\n"
+            "base._AcquireFutures.__enter__ = slow\n"
             "from ecglm.evaluation.endpoint import Endpoint\n"
             f"one = Endpoint({url!r}, 'm', key_env=None, timeout=60)\n"
             "print('asks', flush=True)\n"

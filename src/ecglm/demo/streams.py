@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,14 +52,22 @@ class Stream:
 
     def __next__(self) -> str:
         """The next piece, all that is there by now. Raises the EcglmError of this request."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.done or len(self.text) > self._given)
-        found = self.take()
-        if found:
-            return found
-        if self.error is not None:
-            raise self.error
-        raise StopIteration
+        return next(self.pieces())
+
+    def pieces(self, every: float | None = None) -> Iterator[str]:
+        """The pieces, and an empty one when none came for so many seconds; the caller can look at other things then.
+        Raises the EcglmError of this request.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self.done or self.has_news, every)
+            found = self.take()
+            if found or not self.done:
+                yield found
+            elif self.error is not None:
+                raise self.error
+            elif not self.has_news:
+                return
 
     def take(self) -> str:
         """What is new, perhaps nothing, without waiting."""

@@ -14,15 +14,17 @@ from ecglm.demo.engine import Engine
 from ecglm.demo.export import NOTICE, as_json, as_markdown
 from ecglm.demo.neighbours import neighbours_shown
 from ecglm.demo.shown import Shown
+from ecglm.demo.streams import Stream
 from ecglm.demo.talk import ModelName, Placed, Talk
 from ecglm.demo.texts import plain, safe_name
 from ecglm.errors import EcglmError, RejectedRecord, nearest
 from ecglm.files import write_text
+from ecglm.interrupts import LOOK, counted_interrupts
 from ecglm.models.assistant import Assistant
 from ecglm.models.stream import Sampling
 from ecglm.records.formats import read
 from ecglm.records.picture_files import is_picture, read_picture
-from ecglm.types import Neighbour
+from ecglm.types import EcgInput, Neighbour, Turn
 
 HELP = {
     "/ecg": "/ecg FILE [rate=500] [leads=standard] [units=mV] [dataset=NAME]: put an ECG into the talk",
@@ -104,29 +106,32 @@ class Terminal:
             turns, placed = self.talk.shown_to(answer.id)
             shown = [p.shown for p in placed]
             self.hits = self.search(shown) if self.search is not None else None
-            stream = self.engine.submit(
-                turns,
-                [p.shown.input_for(self.engine.assistant, p.segment) for p in placed],
-                max_new_tokens=self.max_new_tokens,
-                sampling=self.sampling,
-                retrieved=self.hits or (),
-            )
+            ecgs = [p.shown.input_for(self.engine.assistant, p.segment) for p in placed]
+            stream = self._write_answer(turns, ecgs)
         except (EcglmError, KeyboardInterrupt) as error:
             self.talk.failed(answer.id, str(error) or "stopped")
-            raise
-        try:
-            with stream:
-                for piece in stream:
-                    self.write(plain(piece))
-        except KeyboardInterrupt:
-            pass  # the stream was cancelled on the way here
-        except EcglmError as error:
-            self.talk.failed(answer.id, str(error))
             raise
         self.talk.answered(answer.id, stream.text, stream.finish_reason or "")
         ends = {"cancelled": " (stopped)", "length": f" (cut at {self.max_new_tokens} tokens)"}
         said = "" if plain(stream.text).strip() or stream.finish_reason == "cancelled" else "(the model said nothing)"
         self.write(said + ends.get(stream.finish_reason or "", "") + "\n")
+
+    def _write_answer(self, turns: Sequence[Turn], ecgs: Sequence[EcgInput]) -> Stream:
+        """Write an answer as it comes; Ctrl-C cancels it. Raises the EcglmError of the request."""
+        with counted_interrupts() as ctrl_c:
+            stream = self.engine.submit(
+                turns,
+                ecgs,
+                max_new_tokens=self.max_new_tokens,
+                sampling=self.sampling,
+                retrieved=self.hits or (),
+            )
+            with stream:
+                for piece in stream.pieces(LOOK):
+                    self.write(plain(piece))
+                    if ctrl_c.count:
+                        stream.cancel()
+        return stream
 
     def _command(self, line: str) -> None:
         try:

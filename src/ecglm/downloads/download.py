@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import functools
+import itertools
 import os
 import re
 import shutil
@@ -34,6 +35,7 @@ from ecglm.files import (
     write_json,
     write_manifest,
 )
+from ecglm.interrupts import LOOK, counted_interrupts
 
 KIND = "download"
 #: Inside the folder of a download, hidden from those who read the dataset: listing, finished files, manifest.
@@ -240,15 +242,14 @@ class _Download:
         failures: list[EcglmError] = []
         pending: set[Future[None]] = set()
         try:
-            with ThreadPoolExecutor(self.workers, thread_name_prefix="download") as pool:
+            with counted_interrupts() as ctrl_c, ThreadPoolExecutor(self.workers, "download") as pool:
+                following = iter(waiting)
                 try:
-                    for file in waiting:
-                        pending.add(pool.submit(self._fetch_one, file, meter))
-                        if len(pending) >= 4 * self.workers:
-                            pending = self._collect(pending, failures)
-                        if len(failures) >= _PATIENCE:
+                    while not ctrl_c.count and len(failures) < _PATIENCE:
+                        batch = itertools.islice(following, 4 * self.workers - len(pending))
+                        pending |= {pool.submit(self._fetch_one, file, meter) for file in batch}
+                        if not pending:
                             break
-                    while pending and len(failures) < _PATIENCE:
                         pending = self._collect(pending, failures)
                 finally:  # Ctrl-C and refusals too: workers end at their next block, parts are kept
                     self.stop.set()
@@ -256,12 +257,14 @@ class _Download:
                         future.cancel()
         finally:
             meter.close()
+        if ctrl_c.count:
+            raise KeyboardInterrupt
         if failures:
             more = f" (and {len(failures) - 1} more files failed)" if len(failures) > 1 else ""
             raise type(failures[0])(f"{failures[0]}{more}")
 
     def _collect(self, pending: set[Future[None]], failures: list[EcglmError]) -> set[Future[None]]:
-        done, rest = wait(pending, return_when=FIRST_COMPLETED)
+        done, rest = wait(pending, timeout=LOOK, return_when=FIRST_COMPLETED)
         for future in done:
             error = future.exception()
             if isinstance(error, EcglmError) and not isinstance(error, StaleOutputError):

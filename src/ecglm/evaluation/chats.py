@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ecglm.errors import EcglmError
+from ecglm.interrupts import LOOK, counted_interrupts
 
 #: A chat: ``{"role": "system" | "user" | "assistant", "content": text or parts}`` each.
 Messages = Sequence[Mapping[str, Any]]
@@ -110,14 +111,14 @@ def ask_all(
         results[position] = outcome
         return bool(on_done(position, outcome)) if on_done else False
 
-    ended = interrupted = False
-    with ThreadPoolExecutor(concurrency) as pool:
+    ended = False
+    with counted_interrupts() as ctrl_c, ThreadPoolExecutor(concurrency) as pool:
         try:
-            while waiting or (following < len(talks) and not enough):
+            while not ctrl_c.count and (waiting or (following < len(talks) and not enough)):
                 while following < len(talks) and len(waiting) < concurrency and not enough:
                     waiting[pool.submit(ask, talks[following])] = following
                     following += 1
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                done, _ = wait(waiting, timeout=LOOK, return_when=FIRST_COMPLETED)
                 for future in sorted(done, key=lambda f: waiting[f]):
                     enough = take(future) or enough
                 if unreached >= _GIVE_UP:
@@ -125,23 +126,25 @@ def ask_all(
                     raise EcglmError(
                         f"{unreached} items in a row were not answered ({last}); run the same command again later"
                     )
-            ended = True
-        except KeyboardInterrupt:
-            interrupted = True
-            raise
+            ended = not ctrl_c.count
         finally:
-            try:  # a second Ctrl-C may come from the moment on that the first is answered
-                if not ended and stopped is not None:
-                    stopped.set()  # whoever waits for another try gives up
-                if interrupted and waiting:
-                    on_way = f"waiting for {len(waiting)} answers on their way, which may be paid for"
-                    print(f"{on_way}; Ctrl-C again drops them", file=sys.stderr)
-                wait(waiting)  # what is on its way is paid for, also after an error or Ctrl-C
+            if not ended and stopped is not None:
+                stopped.set()  # whoever waits for another try gives up
+            heard = ctrl_c.count
+            if heard and waiting:
+                on_way = f"waiting for {len(waiting)} answers on their way, which may be paid for"
+                print(f"{on_way}; Ctrl-C again drops them", file=sys.stderr)
+            left = set(waiting)  # what is on its way is paid for, also after an error or Ctrl-C
+            try:
+                while left and ctrl_c.count <= heard:
+                    left = wait(left, timeout=LOOK).not_done
             finally:
-                if abandon is not None and not all(future.done() for future in waiting):
+                if left and abandon is not None:
                     abandon()
-                with ExitStack() as each:  # all are handed over, also where one cannot be
-                    for future in waiting:
-                        if future.done() and future.exception() is None:
-                            each.callback(take, future)
+            with ExitStack() as each:  # all are handed over, also where one cannot be
+                for future in waiting:
+                    if future.done() and future.exception() is None:
+                        each.callback(take, future)
+    if ctrl_c.count:
+        raise KeyboardInterrupt
     return results

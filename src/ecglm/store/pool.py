@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecglm.errors import EcglmError
+from ecglm.interrupts import LOOK, counted_interrupts
 from ecglm.store.progress import RecordProgress
 from ecglm.store.writer import Source, write_shard
 
@@ -40,13 +41,14 @@ def run_pool(
     shared = context.Array("q", 3)  # records done, records rejected, stop
     start = (source, pipeline, out, shared)
     with (
+        counted_interrupts() as ctrl_c,
         worker_environment(),
         ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start) as pool,
     ):
         try:
             pending = {pool.submit(_work, number, keys) for number, keys in chunks.items()}
-            while pending:
-                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            while pending and not ctrl_c.count:
+                finished, pending = wait(pending, timeout=LOOK, return_when=FIRST_COMPLETED)
                 for future in finished:
                     future.result()
                 bar.update(bar.before + shared[0], shared[1])
@@ -58,6 +60,8 @@ def run_pool(
         finally:
             shared[2] = 1
             pool.shutdown(cancel_futures=True)
+    if ctrl_c.count:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
