@@ -56,7 +56,7 @@ def serving(models: Sequence[Served], *, buffer: int | None = None, **options: A
         place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     port = place.getsockname()[1]
     server = make_server(models, ServerOptions(**options))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
     thread.start()
     until = time.monotonic() + 20
     while not server.started and thread.is_alive() and time.monotonic() < until:

@@ -627,13 +627,9 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch):
 
 
 def test_an_interrupt_ends_with_130(tmp_path):
-    code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from ecglm.cli import main; sys.exit(main())"
-    )
     options = ("--set", "num_patients=4000", "--set", "records_per_patient=9,9")
     run = subprocess.Popen(
-        [sys.executable, "-c", code, "prepare", "synthetic", "--out", str(tmp_path / "s"), *options],
+        [sys.executable, "-m", "ecglm", "prepare", "synthetic", "--out", str(tmp_path / "s"), *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     end = time.monotonic() + 30

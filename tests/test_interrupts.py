@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from ecglm.interrupts import counted_interrupts
-
-
-@pytest.fixture(autouse=True)
-def python_handles_ctrl_c() -> Iterator[None]:
-    """It is ignored where the tests run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_it_is_counted_inside_and_raised_again_outside() -> None:
@@ -38,9 +29,12 @@ def test_an_error_leaves_the_handler_as_it_was() -> None:
 
 def test_somebody_elses_handler_stays() -> None:
     heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    with counted_interrupts() as ctrl_c:
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        with counted_interrupts() as ctrl_c:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert heard == [signal.SIGINT] and ctrl_c.count == 0
 
 

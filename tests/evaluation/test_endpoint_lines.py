@@ -61,8 +61,6 @@ def test_an_answer_that_drips_ends_at_the_deadline(start):
 def test_a_second_interrupt_ends_the_wait_for_answers_on_their_way():
     with dripping(b"HTTP/1.1 200 OK\r\nX: ") as url:
         code = (
-            "import signal\n"
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # else ignored in a background job
             "import concurrent.futures._base as base, time\n"
             "def slow(self):\n"  # the moments in which an exception would leave the locks of futures held are long
             "    for future in self.futures: future._condition.acquire(); time.sleep(0.002)\n"
