@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ecglm-installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Tests start many processes; where no bytecode is kept, each of them compiles the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-all lint format bench clean
 quickstart: $(STAMP)
