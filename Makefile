@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ecglm-installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# A test that waits for ever fails after 300 s; where its cleaning up waits as well, its process is ended and replaced.
+LIMITS := -o faulthandler_exit_on_timeout=true
 # Tests start many processes; where no bytecode is kept, each of them compiles the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -13,10 +15,10 @@ quickstart: $(STAMP)
 	$(BIN)/ecglm quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300 $(LIMITS) -o faulthandler_timeout=420 -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal --timeout 3600
+	$(BIN)/python -m pytest -n 2 --dist worksteal --timeout 3600 $(LIMITS) -o faulthandler_timeout=3900
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

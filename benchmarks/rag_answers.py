@@ -47,11 +47,11 @@ def main() -> None:
     index = out / "index"
     run("index", "build", source / "store", "--data", questions, "--out", index)
     recipe_with(index, model / "recipe.yaml", out / "rag.yaml")
-    run("train", out / "rag.yaml", "--out", out / "rag")
+    run("train", out / "rag.yaml", "--out", out / "model")
     ways = {
         "plain": (model / "best", False),
-        "rag": (out / "rag" / "best", True),
-        "rag-asked-without": (out / "rag" / "best", False),
+        "rag": (out / "model" / "best", True),
+        "rag-asked-without": (out / "model" / "best", False),
         "plain-asked-with": (model / "best", True),
     }
     for name, (best, with_rag) in ways.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,20 @@ sys.path.insert(0, str(Path(__file__).parent))  # tiny_world, also for the subpr
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what it starts in the background; children would inherit it, and tests press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def settle() -> None:
+    """Libraries and tests are there for good; every training ends with a collection, which need not walk them."""
+    gc.collect()
+    gc.freeze()
+
+
+gc.disable()  # what is read now stays
+
+
+def pytest_collection_finish() -> None:
+    settle()
+    gc.enable()
 
 
 def shared_data() -> Path:
@@ -54,7 +69,9 @@ def signal_run(world: Any) -> Path:
     """A run of the tiny signal model, trained long enough that its answers differ from ECG to ECG."""
     from ecglm.training.run import train
 
-    return train(world.recipe(max_steps=80, eval_every=20), world.folder / "signal", say=_quiet).path
+    run = train(world.recipe(max_steps=80, eval_every=20), world.folder / "signal", say=_quiet).path
+    settle()  # with what training imports
+    return run
 
 
 @pytest.fixture(scope="session")

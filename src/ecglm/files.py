@@ -207,18 +207,22 @@ def read_manifest(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         if not Path(path).exists() and Path(path).suffix != ".json":
             raise EcglmError(f"{path}: no such {kind}")
         raise TornOutputError(
-            f"{path}: unfinished or not a {kind} (no {file.name}); run the command that makes it again"
+            f"{path}: unfinished or not {_a(kind)} (no {file.name}); run the command that makes it again"
         )
     manifest = read_json(file)
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
-        raise EcglmError(f"{file}: is a '{found}', a {kind} is needed here")
+        raise EcglmError(f"{file}: is a '{found}', {_a(kind)} is needed here")
     if manifest.get("manifest_version") != MANIFEST_VERSION:
         raise StaleOutputError(
             f"{file}: made with manifest version {manifest.get('manifest_version')}, this ecglm reads "
             f"{MANIFEST_VERSION}; make it again with --overwrite"
         )
     return manifest
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def check_outputs(folder: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
@@ -278,7 +282,7 @@ def _refuse_other_kind(folder: Path, kind: str) -> None:
         except EcglmError:  # torn: nothing is lost with it
             found = None
         if found is not None and found != kind:
-            raise StaleOutputError(f"{folder}: holds another output ({found}), not a {kind}; choose another --out")
+            raise StaleOutputError(f"{folder}: holds another output ({found}), not {_a(kind)}; choose another --out")
 
 
 def _contents(folder: Path) -> set[str]:

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import httpx
@@ -245,3 +246,32 @@ def test_the_tunnel_is_opened_only_when_asked_for_and_its_name_alone_is_let_in(m
     with pytest.raises(EcglmError, match=r"no network here.*stay local"), open_page(house, port=0, share=True):
         pass
     assert not house.sessions.root.exists()
+
+
+def test_a_server_that_does_not_start_is_one_line(make, monkeypatch):
+    """Gradio gives its own server 5 s."""
+    from gradio.exceptions import ServerFailedToStartError
+
+    def slow(*args, **options):
+        raise ServerFailedToStartError("Server failed to start.\nPlease check that the port is available.")
+
+    monkeypatch.setattr(gr.Blocks, "launch", slow)
+    told = r"^the page could not be opened: Server failed.*available\.$"
+    with pytest.raises(EcglmError, match=told), open_page(make(), port=0):
+        pass
+
+
+def test_a_tab_that_is_busy_keeps_no_others_upload_waiting(make):
+    house = make()
+    one, two = house.open(ONE, "t1"), house.open(TWO, "t2")
+    waits = threading.Thread(target=house.place_for, args=(one, "a.npy", 1), daemon=True)
+    other = threading.Thread(target=house.place_for, args=(two, "b.npy", 1), daemon=True)
+    with one.lock:  # as while one of its files is read
+        waits.start()
+        waits.join(0.1)
+        other.start()
+        other.join(20)
+        assert waits.is_alive() and not one.uploads and len(two.uploads) == 1
+    waits.join(20)
+    assert len(one.uploads) == 1
+    house.sessions.close()

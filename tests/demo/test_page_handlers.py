@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from ecglm.demo import handlers as handlers_module
+from ecglm.demo import house as house_module
 from ecglm.demo.answering import ask_models, exchanges
 from ecglm.demo.doors import COOKIE
 from ecglm.demo.handlers import Handlers
@@ -18,8 +20,9 @@ from ecglm.demo.page import build
 from ecglm.demo.preferences import PreferenceLog
 from ecglm.demo.samples import Samples
 from ecglm.demo.sessions import SessionGone
+from ecglm.demo.streams import Stream
 from ecglm.demo.talk import ModelName
-from ecglm.errors import EcglmError
+from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.models.assistant import load
 from ecglm.retrieval.index import build_index
 from ecglm.retrieval.search import Index
@@ -326,3 +329,75 @@ def test_thanks_tell_whether_training_can_use_what_was_said(ecgs, words):
     said = handlers_module._thanks("rating", {"ecgs": ecgs})
     assert said.startswith("Thank you: your rating is stored.") and words in said
     assert bool(words) == ("ecglm align" in said)
+
+
+def test_several_ecgs_of_one_drop_come_in_one_after_another(page):
+    visit = page.visit_of(request())
+    names = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+    signal = np.random.default_rng(0).normal(0, 0.2, (12, 5000)).astype(np.float32)
+
+    def told(**facts):
+        buffer = io.BytesIO()
+        np.savez(buffer, signal=signal, **facts)
+        return buffer.getvalue()
+
+    whole = told(rate=500, leads=np.array(names), units=np.array("mV"))
+    files = {"a.npz": whole, "bad.npz": b"nonsense", "asks.npz": told(), "b.npz": whole}
+    words = [uploaded(visit, name, data) for name, data in files.items()]
+    found = page.files(request(), SimpleNamespace(_data={"talk": visit.token, "sent": words}))
+    assert [p.shown.name for p in visit.talk.ecgs] == ["a.npz", "b.npz"] and visit.current == 2
+    assert "2 of 4 ECGs are part of the talk" in found["status"] and 'role="alert"' in found["status"]
+    assert "bad.npz" in found["status"] and "asks.npz does not say" in found["status"]
+    assert not visit.pending and [p for p in visit.folder.rglob("*") if p.is_file()] == []
+
+
+def test_what_was_sent_before_a_file_that_failed_does_not_wait(page):
+    visit = page.visit_of(request())
+    event = {"talk": visit.token, "sent": [uploaded(visit, "a.npz", b"x"), 1, "other"], "failed": "b.md: not read here"}
+    assert "b.md" in page.files(request(), SimpleNamespace(_data=event))["status"]
+    assert not visit.uploads and [p for p in visit.folder.rglob("*") if p.is_file()] == []
+
+
+def test_files_of_all_tabs_together_are_bounded(make, monkeypatch):
+    monkeypatch.setattr(house_module, "MAX_WAITING_BYTES", 100)
+    house = make()
+    one, two = house.open(ONE, "t"), house.open(TWO, "t")
+    word, _ = house.place_for(one, "a.npy", 60)
+    with pytest.raises(EcglmError, match="try again in a moment"):
+        house.place_for(two, "b.npy", 41)
+    house.place_for(two, "b.npy", 40)
+    one.pending = tuple(one.take([word]))  # read, and waiting for facts: still there
+    assert one.waiting_bytes == 60
+    one.pending = ()
+    house.place_for(two, "c.npy", 60)
+
+
+class Narrow(Parrot):
+    """Reads so many ECGs at most."""
+
+    most = 2
+
+    def submit(self, turns, ecgs, **given):
+        if len(ecgs) <= self.most:
+            return super().submit(turns, ecgs, **given)
+        stream = Stream((), given.get("listen"))
+        stream.fail(RejectedRecord("sequence_too_long", "ask: too many tokens"))
+        return stream
+
+
+def test_a_talk_with_more_ecgs_than_a_model_reads_goes_on_without_the_oldest(make, assistant):
+    house = make()
+    house.engines = (Narrow(assistant, "an answer"),)
+    visit = house.open(ONE, "t1")
+    for number in range(4):
+        house.add(visit, house.samples.get("Synthetic 1"))
+        visit.talk.ask(f"Question {number}?")
+        running = ask_models(house, visit, lambda: None)
+        while not running.settled():
+            time.sleep(0.01)
+    told = [exchange.answers[0] for exchange in exchanges(visit)]
+    assert [b.state for b in told] == ["done"] * 4 and told[1].note == ""
+    assert told[2].note.startswith("without ECG 1 and what") and told[3].note.startswith("without ECG 1, 2 and what")
+    assert [len(asked.ecgs) for asked in house.engines[0].asked] == [1, 2, 2, 2]
+    row = house.log.thumb(visit.talk, told[3].id, 1, keep=False)
+    assert len(row["ecgs"]) == 2 and row["turns"][0]["text"].startswith("ECG 3: <ecg>")

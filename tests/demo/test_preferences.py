@@ -303,8 +303,8 @@ def test_p23_a_writer_waits_for_one_in_the_middle_of_a_row(tmp_path):
     fcntl.flock(other, fcntl.LOCK_EX)
     os.write(other, b'{"id": "first ')
     threads = [
-        threading.Thread(target=log.add, args=({"id": "second"},)),
-        threading.Thread(target=PreferenceLog, args=(log.path,)),
+        threading.Thread(target=log.add, args=({"id": "second"},), daemon=True),
+        threading.Thread(target=PreferenceLog, args=(log.path,), daemon=True),
     ]
     [t.start() for t in threads]
     threads[0].join(0.2)

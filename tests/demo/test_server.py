@@ -38,7 +38,8 @@ def signal(signal_run: Any) -> Assistant:
 
 @pytest.fixture(scope="module")
 def running(signal: Assistant, symbols_run: Any) -> Iterator[Running]:
-    models = [Served("signal", Engine(signal)), Served("symbols", Engine(load(symbols_run / "best")))]
+    symbols = Served("symbols", Engine(load(symbols_run / "best")))
+    models = [Served("signal", Engine(signal), fingerprint="f00d"), symbols]
     with serving(models) as found:
         yield found
 
@@ -89,7 +90,7 @@ def test_an_answer_is_that_of_ask_and_has_openais_shape(world: Any, running: Run
     assert response.status_code == 200, response.text
     body = response.json()
     assert body["id"].startswith("chatcmpl-") and body["object"] == "chat.completion" and body["model"] == "signal"
-    assert isinstance(body["created"], int)
+    assert isinstance(body["created"], int) and body["system_fingerprint"] == "f00d"
     (choice,) = body["choices"]
     wanted = signal.ask(record(array), QUESTION)
     assert choice["message"] == {"role": "assistant", "content": wanted, "refusal": None}
@@ -108,6 +109,7 @@ def test_pieces_join_to_the_whole(world: Any, running: Running) -> None:
     whole = running.chat(parts).json()
     found = events(running.chat(parts, stream=True))
     assert {e["object"] for e in found} == {"chat.completion.chunk"} and len({e["id"] for e in found}) == 1
+    assert {e["system_fingerprint"] for e in found} == {"f00d"}
     first, *middle, last = [e["choices"][0] for e in found]
     assert first["delta"] == {"role": "assistant", "content": ""} and last["delta"] == {}
     assert "".join(c["delta"]["content"] for c in middle) == whole["choices"][0]["message"]["content"]

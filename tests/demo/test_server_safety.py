@@ -63,6 +63,9 @@ BODIES = {
     "no object": (b"[1]", "bad_json"),
     "nested": (b"[" * 100_000, "bad_json"),
     "not text": (b"\xff\xfe\x00", "bad_json"),
+    "twice": (b'{"model": "signal", "model": "other"}', "bad_json"),
+    "5,000 digits": (b'{"seed": ' + b"9" * 5000 + b"}", "bad_json"),
+    "half a character": (b'{"\\ud800": 1}', "unknown_parameter"),
     "no model": (b'{"messages": []}', "invalid_value"),
 }
 
@@ -259,6 +262,17 @@ def test_large_bodies_are_refused_before_they_are_read(running: Running) -> None
     assert running.client.get(f"http://127.0.0.1:{running.port}/health").status_code == 200
 
 
+def test_an_early_answer_is_read_by_clients_that_send_all_first(running: Running, guarded: Running) -> None:
+    """A line closed with bytes unread is reset, and with it goes the answer: too large, no key, a full queue."""
+    data = b" " * (6 << 20)  # more than both sides' buffers take
+    for place, status in ((running, b"413"), (guarded, b"401")):
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+        with socket.create_connection(("127.0.0.1", place.port), timeout=20) as line:
+            line.sendall(f"{head}Content-Type: application/json\r\nConnection: close\r\n\r\n".encode() + data)
+            found = b"".join(iter(lambda: line.recv(65536), b""))
+            assert found.split()[1] == status and found.endswith(b"}")
+
+
 def test_all_bodies_together_are_bounded(signal_run: Any) -> None:
     with serving([Served("signal", Engine(load(signal_run / "best")))], max_held=1000) as running:
         error = running.chat("x" * 2000)
@@ -372,7 +386,8 @@ def test_a_data_url_is_read_whatever_its_case(world: Any, running: Running) -> N
 
 def test_slow_clients_are_let_go(signal_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_door, "HEAD_SECONDS", 0.3)
-    monkeypatch.setattr(server_door, "FIRST_SECONDS", 0.9)
+    monkeypatch.setattr(server_door, "REST_SECONDS", 0.3)
+    monkeypatch.setattr(server_door, "FIRST_SECONDS", 1.4)
     with serving([Served("signal", Engine(load(signal_run / "best")))], body_seconds=0.3) as running:
 
         def ended(sent: bytes, drip: bytes = b"") -> bytes:
@@ -397,9 +412,10 @@ def test_slow_clients_are_let_go(signal_run: Any, monkeypatch: pytest.MonkeyPatc
 
         assert ended(b"") == ended(b"GET /health HTTP/1.1\r\nHost: loc", drip=b"x") == b""
         with socket.create_connection(("127.0.0.1", running.port), timeout=10) as line:
-            time.sleep(0.5)  # a busy client writes later than the head may take
+            time.sleep(0.4)  # a busy client writes later than the head may take
             line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b" 200 " in line.recv(4096).split(b"\r\n")[0]
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        assert b" 408 " in ended(head + b"Content-Length: 1000\r\n\r\n{", drip=b" ").split(b"\r\n")[0]
+        for drip in (b" ", b""):
+            assert b" 408 " in ended(head + b"Content-Length: 1000\r\n\r\n{", drip=drip).split(b"\r\n")[0]
         assert running.chat("?").status_code == 200 and running.quiet()

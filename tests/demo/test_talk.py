@@ -267,3 +267,32 @@ def test_a_real_model_answers_a_talk(signal_run: Any, world: Any):
         assert found[0]["text"] is not None
         talk.answered(question.answers[0][0].id, found[0]["text"] or "none")
     assert len(talk.questions) == 2
+
+
+def test_a_talk_that_does_not_fit_is_shown_from_a_later_ecg_on():
+    talk = Talk(ONE)
+    for text in ("One?", "Two?", "Three?"):
+        talk.add_ecg(shown())
+        talk.ask(text)
+        reply(talk, f"To {text}")
+    talk.ask("And now?")
+    last = talk.questions[-1].answers[0][-1]
+    assert talk.start_later(last.id)
+    turns, ecgs = talk.shown_to(last.id)
+    assert [p.number for p in ecgs] == [2, 3] and turns[0] == Turn("user", "ECG 2: <ecg>\nTwo?")
+    assert talk.left_out(talk.answer(last.id)) == [1]
+    assert talk.start_later(last.id) and not talk.start_later(last.id)  # the last ECG stays
+    turns, ecgs = talk.shown_to(last.id)
+    said = [Turn("user", "ECG 3: <ecg>\nThree?"), Turn("assistant", "To Three?"), Turn("user", "And now?")]
+    assert turns == said and [p.number for p in ecgs] == [3]
+    reply(talk)
+    assert talk.shown_to(last.id)[0] == said  # what a rating of it will say
+    before = talk.questions[-2].answers[0][-1]
+    assert len(talk.shown_to(before.id)[1]) == 3  # answers that were given stay as they were shown
+
+
+def test_ecgs_that_came_with_one_question_stay_together():
+    talk = Talk(ONE, history=False)
+    talk.add_ecg(shown()), talk.add_ecg(shown())
+    answer = talk.ask("Compare?").answers[0][0]
+    assert not talk.start_later(answer.id) and len(talk.shown_to(answer.id)[1]) == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from ecglm.demo.engine import Engine
 from ecglm.demo.export import NOTICE
-from ecglm.demo.terminal import HELP, Terminal
+from ecglm.demo.terminal import HELP, Terminal, typed
 from ecglm.demo.texts import plain
 from ecglm.errors import EcglmError
 from ecglm.models.assistant import Assistant, load
@@ -84,8 +87,10 @@ def test_a_talk_of_several_ecgs_and_turns(engine: Engine, assistant: Assistant, 
 def test_mistakes_are_one_line_and_the_talk_goes_on(engine: Engine, files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.npy").write_bytes(b"\x80\x04K\x01.")
     (tmp_path / "x.png").write_bytes(b"no picture")
+    os.mkfifo(tmp_path / "pipe")
     lines = [
         QUESTION,
+        f"/ecg {tmp_path / 'pipe'}",
         "/ecg",
         "/ecg /no/such.hea",
         f"/ecg {tmp_path / 'bad.npy'}",
@@ -116,7 +121,8 @@ def test_mistakes_are_one_line_and_the_talk_goes_on(engine: Engine, files: list[
         "no command /mesure (did you mean '/measure'?)",
         "no index to search; start the chat with --rag INDEX",
         "no ECG 7 in this talk; it has 1",
-        "sequence_too_long",
+        "longer than the model can read",
+        "pipe: is a device or a pipe, not a file",
     ):
         assert any(told in e for e in errors), told
     assert len(answers(shown)) == 1
@@ -204,14 +210,24 @@ def test_neighbours_reach_the_prompt_and_can_be_seen(engine: Engine, assistant: 
 def test_commands(engine: Engine, files: list[Path], tmp_path: Path) -> None:
     lines = [f"/ecg '{files[0]}' units=mV", QUESTION, "/measure", f"/save {tmp_path}/t.json", f"/save {tmp_path}/t.md"]
     lines += [f"/save {tmp_path}/t.md", "/save /no/such/folder/t.md", "/help", "/clear", QUESTION, "", "/quit", "never"]
-    shown, terminal = talk(engine, lines)
+    shown, terminal = talk(engine, lines, fingerprint="f00d")
     assert any(line.startswith("  Heart rate") for line in shown) and "cleared" in shown
     saved = json.loads((tmp_path / "t.json").read_text())
     assert saved["questions"][0]["question"] == QUESTION and len(saved["ecgs"]) == 1
+    assert saved["models"] == [{"name": "tiny", "fingerprint": "f00d"}]
     assert f"error: {tmp_path}/t.md exists; choose another name" in shown
     assert "error: /no/such/folder is no folder; make it first" in shown
     assert all(f"  {line}" in shown for line in HELP.values())
     assert terminal.talk.questions == () and "error: there is no ECG in this talk yet; give one with /ecg FILE" in shown
+
+
+def test_bytes_that_are_no_text_end_no_talk(engine: Engine, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = f"/ecg '{files[0]}'\ncaf\xe9?\n/ecg \xe9.npy\n{QUESTION}".encode("latin-1")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8", errors="strict"))
+    shown, terminal = talk(engine, list(typed()))
+    assert [q.text for q in terminal.talk.questions] == ["caf?", QUESTION]
+    assert "error: .npy: no such file" in shown
+    "".join(shown).encode()
 
 
 def test_drawn_answers(engine: Engine, assistant: Assistant, files: list[Path]) -> None:

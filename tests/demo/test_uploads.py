@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ecglm.demo.shown import Shown
-from ecglm.demo.uploads import SUFFIXES, Limits, NeedsFacts, discard, read_upload
+from ecglm.demo.uploads import SUFFIXES, Limits, NeedsFacts, discard, each_ecg, read_upload
 from ecglm.errors import EcglmError, RejectedRecord, UnsafeInputError
 from ecglm.signals.pipeline import get_pipeline
 from ecglm.types import LEADS
@@ -444,3 +444,15 @@ def test_a_real_pair_from_two_records_says_what_is_missing(shared, tmp_path):
     names = ["00001_lr.hea", "00002_lr.dat"]
     paths = [Path(shutil.copy(shared / "ptb-xl/records100/00000" / n, tmp_path)) for n in names]
     assert refusal(paths, tmp_path) == "00001_lr.hea: its data file 00001_lr.dat is missing; drop both files together"
+
+
+def test_the_files_of_one_drop_are_parted_by_ecg():
+    def parted(*names: str) -> list[list[str]]:
+        return [[p.name for p in group] for group in each_ecg([Path(name) for name in names])]
+
+    assert parted("a.dat", "b.hea", "a.hea", "b.dat") == [["a.hea", "a.dat"], ["b.hea", "b.dat"]]
+    assert parted("x.dat", "a.hea", "y.dat") == [["a.hea", "x.dat", "y.dat"]]  # one header: it names its data
+    assert parted("a.mat", "b.hea") == [["b.hea", "a.mat"]]
+    assert parted("a.hea", "a.mat", "c.mat", "d.npy", "e.csv") == [["a.hea", "a.mat"], ["c.mat"], ["d.npy"], ["e.csv"]]
+    assert parted("a.hea", "b.hea", "c.dat") == [["a.hea"], ["b.hea"], ["c.dat"]]
+    assert parted("a.npy", "b.npy") == [["a.npy"], ["b.npy"]]

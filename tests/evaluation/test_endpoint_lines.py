@@ -39,7 +39,8 @@ def dripping(start: bytes):
     held: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as place:
         threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{place.getsockname()[1]}/v1"
+        yield f"http://127.0.0.1:{place.getsockname()[1]}/v1", held
+        place.shutdown(socket.SHUT_RDWR)  # else its thread waits for ever
     for line in held:
         line.close()
 
@@ -49,17 +50,18 @@ def dripping(start: bytes):
     [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"],
 )
 def test_an_answer_that_drips_ends_at_the_deadline(start):
-    with dripping(start) as url:
+    threads = threading.active_count()
+    with dripping(start) as (url, _):
         begun = time.monotonic()
         with pytest.raises(ChatError, match="timeout"):
             Endpoint(url, "m", key_env=None, timeout=0.5, max_retries=0).chat(
                 [{"role": "user", "content": "x"}], max_tokens=7
             )
-    assert time.monotonic() - begun < 4 and threading.active_count() < 20
+    assert time.monotonic() - begun < 10 and threading.active_count() <= threads + 3
 
 
 def test_a_second_interrupt_ends_the_wait_for_answers_on_their_way():
-    with dripping(b"HTTP/1.1 200 OK\r\nX: ") as url:
+    with dripping(b"HTTP/1.1 200 OK\r\nX: ") as (url, held):
         code = (
             "import concurrent.futures._base as base, time\n"
             "def slow(self):\n"  # the moments in which an exception would leave the locks of futures held are long
@@ -73,7 +75,9 @@ def test_a_second_interrupt_ends_the_wait_for_answers_on_their_way():
         process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
         try:
             assert process.stdout.readline() == "asks\n"
-            time.sleep(1.5)
+            until = time.monotonic() + 60
+            while len(held) < 8 and time.monotonic() < until:
+                time.sleep(0.01)
             begun = time.monotonic()
             process.send_signal(signal.SIGINT)
             assert "waiting for 8 answers" in process.stderr.readline() and process.poll() is None

@@ -131,7 +131,7 @@ def test_differences_are_told_whole():
 def test_what_is_no_encoder_folder(tmp_path, encoder):
     (tmp_path / "best").mkdir()
     write_manifest(tmp_path / "best" / "manifest.json", "checkpoint", {}, {}, {})
-    with pytest.raises(EcglmError, match=r"is a 'checkpoint', a encoder is needed here"):
+    with pytest.raises(EcglmError, match=r"is a 'checkpoint', an encoder is needed here"):
         read_encoder(tmp_path / "best")
     (tmp_path / "empty").mkdir()
     with pytest.raises(TornOutputError, match="no manifest"):

@@ -126,6 +126,19 @@ def test_d23_naming_the_record_alone_excludes_its_patient(people_store, people_i
     assert twice["patient_id"] not in {n.patient_id for n in hits}
 
 
+def test_the_patient_of_a_copy_that_is_far_by_features_is_never_found(tmp_path):
+    records = people(8)
+    first = next(r for r in records if r.split == "train")
+    # of the same patient, and measured as a louder copy of the first is: backwards, it is no copy by its shape
+    louder = replace(first, record_id="louder/1", signal=np.ascontiguousarray(3 * first.signal[:, ::-1]))
+    index = index_of(tmp_path, [*records, louder])
+    query = 3 * index.segments(first)[:1]
+    near = index.embed(query, RATE)
+    assert index.table["record_id"][int(np.argmin(((index.vectors - near) ** 2).sum(axis=1)))].as_py() == "louder/1"
+    hits = index.search(query, RATE, k=1)[0]
+    assert hits and hits[0].patient_id != first.patient_id
+
+
 @pytest.mark.parametrize("noise_uv", [0.0, 1.0, 5.0])
 def test_d23_the_same_signal_under_another_name_is_never_found(tmp_path, noise_uv):
     records = people(8)

@@ -125,10 +125,11 @@ def test_other_processes_read_the_same(fake_store, method):
     fake_store[0], fake_store.index  # maps and tables are open here already
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    child = context.Process(target=read_in_child, args=(fake_store, 41, queue))
+    child = context.Process(target=read_in_child, args=(fake_store, 41, queue), daemon=True)
     child.start()
-    assert queue.get(timeout=30) == float(np.float32(expected(41)[2, 3]))
-    child.join()
+    assert queue.get(timeout=60) == float(np.float32(expected(41)[2, 3]))
+    child.join(30)
+    assert child.exitcode == 0
 
 
 def test_a_pickled_store_carries_no_data(fake_store):

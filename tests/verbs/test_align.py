@@ -49,6 +49,10 @@ def test_mistakes_are_one_line_with_the_mend(file: Path, tmp_path: Path) -> None
     assert "line 4: unknown key 'lora.rnk' (did you mean 'rank'?)" in ecglm("align", tmp_path / "bad.yaml").error
 
 
+def test_train_names_the_verb_of_an_alignment(file: Path) -> None:
+    assert "run ecglm align on it" in ecglm("train", file).error
+
+
 def test_options_that_contradict_are_one_line(file: Path, tmp_path: Path) -> None:
     """Without the box that tyro draws around what a recipe's own checks say."""
     for given, expected in (

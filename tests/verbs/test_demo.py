@@ -41,20 +41,20 @@ def test_d14_the_demo_starts_prints_its_address_answers_and_ends(signal_run, sym
         environment[name] = "True"
     preferences = tmp_path / "p.jsonl"
     args = ("--model", signal_run / "best", "--model", symbols_run / "best", "--port", 0, "--preferences", preferences)
-    with subprocess.Popen(
-        command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as run:
-        try:
-            lines = [run.stdout.readline(), run.stdout.readline()]
-            assert lines[0] == "for research only; not a medical device\n"
-            assert lines[1].startswith("open http://127.0.0.1:")
-            address = lines[1].split()[1]
-            with urllib.request.urlopen(address, timeout=20) as page:
-                text = page.read().decode()
-            assert "signal" in text and "symbols" in text and "For research only" in text
-        finally:
-            run.send_signal(signal.SIGTERM)
-            said, errors = run.communicate(timeout=30)
+    run = subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        lines = [run.stdout.readline(), run.stdout.readline()]
+        assert lines[0] == "for research only; not a medical device\n"
+        assert lines[1].startswith("open http://127.0.0.1:")
+        address = lines[1].split()[1]
+        with urllib.request.urlopen(address, timeout=60) as page:
+            text = page.read().decode()
+        assert "signal" in text and "symbols" in text and "For research only" in text
+        run.send_signal(signal.SIGTERM)
+        said, errors = run.communicate(timeout=60)
+    finally:
+        run.kill()
+        run.communicate()
     assert run.returncode == 0 and "Traceback" not in errors and "forgotten" in said
     assert preferences.exists() and not list(tmp_path.glob("ecglm-demo-*"))  # nothing of a visit is left
 

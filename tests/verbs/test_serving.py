@@ -86,9 +86,9 @@ def test_chat_at_a_terminal_survives_ctrl_c(signal_run: Path, file: Path) -> Non
 
     try:
         until("> ")
-        for _ in range(30):  # one that comes just before the terminal waits for keys is told at the next
+        for _ in range(100):  # one that comes just before the terminal waits for keys is told at the next
             process.send_signal(signal.SIGINT)
-            if "(/quit ends the talk)" in more(3.0):
+            if "(/quit ends the talk)" in more(0.5):
                 break
         until("(/quit ends the talk)", 0.0)
         seen = ""
@@ -163,6 +163,25 @@ def test_serve_warns_where_other_machines_can_reach_it_and_ends_by_ctrl_c(signal
         assert said[0].startswith("warning: other machines can reach 0.0.0.0; anybody who can may ask; --api-key-env")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_before_the_server_listens_to_them_ends_it(signal_run: Path, number: int) -> None:
+    from ecglm.demo import server_run
+    from ecglm.demo.engine import Engine
+    from ecglm.models.assistant import load
+
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("serving on"):
+            signal.raise_signal(number)
+
+    before, place = signal.getsignal(number), server_run.bind("127.0.0.1", 0)
+    engine = Engine(load(signal_run / "best"))
+    server_run.serve([server_run.Served("x", engine)], server_run.ServerOptions(), place, "127.0.0.1", say=say)
+    assert said[-1] == "ended" and not engine.is_open and signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ecglm.demo.markup import Bubble, Exchange
 from ecglm.demo.streams import Stream
 from ecglm.demo.talk import Answer, Question
 from ecglm.demo.texts import words_of
-from ecglm.errors import EcglmError
+from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.models.stream import Sampling
 from ecglm.retrieval.neighbours import by_turns
 
@@ -20,10 +20,12 @@ TEMPERATURE, TOP_P = 0.8, 0.95
 
 @dataclass(eq=False)
 class Running:
-    """The answers that are being written in a visit. streams: answer id → stream."""
+    """The answers that are being written in a visit. ask: submits one. streams: answer id → stream."""
 
     visit: Visit
+    ask: Callable[[Answer], Stream]
     streams: dict[str, Stream] = field(default_factory=dict)
+    over: bool = False
 
     def settled(self) -> bool:
         """Write what is complete into the talk; whether all is."""
@@ -34,6 +36,7 @@ class Running:
 
     def end(self) -> None:
         """Nobody waits any longer: what is not complete is stopped."""
+        self.over = True
         for stream in list(self.streams.values()):
             stream.cancel()
         self.settled()
@@ -42,35 +45,45 @@ class Running:
         del self.streams[answer_id]
         self.visit.writing.pop(answer_id, None)
         try:
-            if stream.error is not None:
+            if not self.over and _is_too_long(stream.error) and self.visit.talk.start_later(answer_id):
+                self.begin(self.visit.talk.answer(answer_id))
+            elif stream.error is not None:
                 self.visit.talk.failed(answer_id, words_of(stream.error))
             else:
                 self.visit.talk.answered(answer_id, stream.text, stream.finish_reason or "stop")
         except EcglmError:
             return  # the talk was cleared meanwhile: there is nothing to write it into
 
+    def begin(self, answer: Answer) -> None:
+        """Submit an answer; what cannot be asked (a queue that is full, an ECG that a model cannot read) becomes its
+        failure.
+        """
+        try:
+            stream = self.ask(answer)
+        except EcglmError as error:
+            self.visit.talk.failed(answer.id, words_of(error))
+            return
+        self.streams[answer.id] = self.visit.writing[answer.id] = stream
+
+
+def _is_too_long(error: BaseException | None) -> bool:
+    return isinstance(error, RejectedRecord) and error.reason == "sequence_too_long"
+
 
 def ask_models(house: House, visit: Visit, listen: Callable[[], None]) -> Running:
     """Submit every answer that the last question waits for. listen: called whenever a text has grown.
 
-    What cannot be asked (a queue that is full, an ECG that a model cannot read) becomes that answer's own failure.
+    A talk that is longer than a model reads is asked again without its oldest ECGs (``Talk.start_later``).
     """
-    running, talk = Running(visit), visit.talk
-    for number, answers in enumerate(talk.questions[-1].answers):
-        answer = answers[-1]
-        if answer.state != "waiting":
-            continue
-        try:
-            stream = _submit(house, visit, answer, number, listen)
-        except EcglmError as error:
-            talk.failed(answer.id, words_of(error))
-            continue
-        running.streams[answer.id] = stream
-        visit.writing[answer.id] = stream
+    running = Running(visit, lambda answer: _submit(house, visit, answer, listen))
+    for answers in visit.talk.questions[-1].answers:
+        if answers[-1].state == "waiting":
+            running.begin(answers[-1])
     return running
 
 
-def _submit(house: House, visit: Visit, answer: Answer, model: int, listen: Callable[[], None]) -> Stream:
+def _submit(house: House, visit: Visit, answer: Answer, listen: Callable[[], None]) -> Stream:
+    model = answer.model
     engine = house.engines[model]
     turns, placed = visit.talk.shown_to(answer.id)
     for one in placed:
@@ -115,9 +128,15 @@ _STATES = {"waiting": "writing", "cancelled": "stopped", "failed": "failed", "do
 
 def _bubble(visit: Visit, answer: Answer, name: str, side: str) -> Bubble:
     text, state = answer.text, _STATES[answer.state]
-    if answer.state == "waiting" and answer.id in visit.writing:
-        text = visit.writing[answer.id].text
+    stream = visit.writing.get(answer.id)  # it may go meanwhile
+    if answer.state == "waiting" and stream is not None:
+        text = stream.text
     if state == "done" and answer.finish == "length":
         state = "cut"
     thumb, corrected = visit.thumbs.get(answer.id, 0), visit.corrections.get(answer.id, "")
-    return Bubble(answer.id, name + (" · another try" if answer.sampled else ""), text, state, side, thumb, corrected)
+    name += " · another try" if answer.sampled else ""
+    note = ""
+    if state != "failed" and (numbers := visit.talk.left_out(answer)):
+        gone = ", ".join(map(str, numbers))
+        note = f"without ECG {gone} and what was said of it: the talk is longer than this model reads"
+    return Bubble(answer.id, name, text, state, side, thumb, corrected, note)

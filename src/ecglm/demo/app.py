@@ -47,6 +47,7 @@ def open_page(
     be opened. Nothing of a visit is left on the disk afterwards.
     """
     need_gradio()
+    from gradio.exceptions import ServerFailedToStartError
     from starlette.middleware import Middleware
 
     from ecglm.demo.doors import Doors, Hosts
@@ -92,7 +93,7 @@ def open_page(
                 css=css(),
                 head=head(),
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ServerFailedToStartError) as error:
             page.close(verbose=False)
             raise EcglmError(f"the page could not be opened: {' '.join(str(error).split())[:300]}") from error
         try:

@@ -95,7 +95,9 @@ class Engine:
             if self._closed is not None or self._draining:
                 raise Closed(self._closed or "the engine is closing; ask another one")
             self._waiting = deque(t for t in self._waiting if not t.stream.done)  # those cancelled wait no more
-            if len(self._waiting) >= self.max_queue:
+            running = sum(not t.stream.done for _, tickets in self._groups for t in tickets)
+            free = max(self.max_batch - running, 0)  # who takes one of these at the next token waits for nobody
+            if len(self._waiting) >= self.max_queue + free:
                 raise Busy(f"{len(self._waiting)} requests wait already; try again in a moment")
             self._waiting.append(ticket)
             self._changed.notify_all()

@@ -59,7 +59,7 @@ def as_markdown(talk: Talk) -> str:
         lines += [f"## Question {number}{about}", "", fenced(question["question"]), ""]
         for model, answers in enumerate(question["answers"]):
             for answer in answers:
-                how = ", ".join(filter(None, ["sampled" if answer["sampled"] else "", _state(answer)]))
+                how = ", ".join(filter(None, ["sampled" if answer["sampled"] else "", _state(answer), _shown(answer)]))
                 lines += [f"Model {_letter(model)}{f' ({how})' if how else ''}:", "", fenced(answer["text"]), ""]
     return "\n".join(lines)
 
@@ -99,13 +99,19 @@ def _rows(placed: Placed) -> list[Any]:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
-    return {"text": answer.text, "state": answer.state, "finish": answer.finish, "sampled": answer.sampled}
+    found = {"text": answer.text, "state": answer.state, "finish": answer.finish, "sampled": answer.sampled}
+    return found | ({"shown_from_question": answer.start + 1} if answer.start else {})
 
 
 def _state(answer: dict[str, Any]) -> str:
     if answer["state"] == "done":
         return "cut at the length limit" if answer["finish"] == "length" else ""
     return str(answer["state"])
+
+
+def _shown(answer: dict[str, Any]) -> str:
+    start = answer.get("shown_from_question")
+    return f"shown the talk from question {start} on, the rest did not fit" if start else ""
 
 
 def _letter(number: int) -> str:

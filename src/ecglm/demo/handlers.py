@@ -16,7 +16,7 @@ from ecglm.demo.events import Changes, told, told_of
 from ecglm.demo.house import House, Visit
 from ecglm.demo.shown import Shown, layouts
 from ecglm.demo.texts import words_of
-from ecglm.demo.uploads import SUFFIXES, NeedsFacts, discard, read_upload
+from ecglm.demo.uploads import SUFFIXES, NeedsFacts, discard, each_ecg, read_upload
 from ecglm.errors import EcglmError
 
 #: Times per second that an answer being written is shown anew, at most.
@@ -71,12 +71,40 @@ class Handlers:
         """Files were dropped."""
         if found.get("talk") != visit.token:
             raise EcglmError("this page is no longer connected; load it again")
-        if found.get("failed"):
-            raise EcglmError(str(found["failed"])[:500])
         named = found.get("sent")
+        if found.get("failed"):
+            if isinstance(named, list):  # what was sent before the one that failed waits for nothing
+                discard(visit.sent([str(name) for name in named]), folder=visit.folder)
+            raise EcglmError(str(found["failed"])[:500])
         if not isinstance(named, list) or not all(isinstance(n, str) for n in named):
             raise EcglmError("no file was dropped; give an ECG file")
-        return self._read(visit, visit.take(named))
+        ecgs = each_ecg(visit.take(named))
+        return self._read(visit, ecgs[0]) if len(ecgs) == 1 else self._read_each(visit, ecgs)
+
+    def _read_each(self, visit: Visit, ecgs: Sequence[Sequence[Path]]) -> Changes:
+        """Several ECGs of one drop, one after another; what cannot be read is told, and keeps no other out."""
+        discard(visit.pending, folder=visit.folder)
+        visit.pending, before = (), len(visit.talk.ecgs)
+        wrong: list[str] = []
+        for paths in ecgs:
+            try:
+                self.house.add(visit, self._shown(visit, paths))
+            except NeedsFacts as error:
+                wrong.append(f"{error}: drop it by itself")
+            except EcglmError as error:
+                wrong.append(words_of(error))
+            finally:
+                discard(paths, folder=visit.folder)
+        added = len(visit.talk.ecgs) - before
+        told = [f"{added} of {len(ecgs)} ECGs are part of the talk; your next question shows them."] if added else []
+        line = markup.status(" ".join([*told, *wrong]), wrong=bool(wrong))
+        return self._view(visit) | {self.part["facts"]: gr.update(visible=False), self.part["status"]: line}
+
+    def _shown(self, visit: Visit, paths: Sequence[Path], **facts: Any) -> Shown:
+        house = self.house
+        return read_upload(
+            paths, folder=visit.folder, limits=house.limits, pipeline=house.pipeline, pictures=self.pictures, **facts
+        )
 
     @told
     def files_again(self, visit: Visit, rate: str, leads: str, units: str) -> Changes:
@@ -98,16 +126,7 @@ class Handlers:
         visit.pending = ()
         kept = False
         try:
-            shown = read_upload(
-                paths,
-                folder=visit.folder,
-                rate=rate,
-                leads=leads,
-                units=units,
-                limits=self.house.limits,
-                pipeline=self.house.pipeline,
-                pictures=self.pictures,
-            )
+            shown = self._shown(visit, paths, rate=rate, leads=leads, units=units)
         except NeedsFacts as error:
             visit.pending, kept = tuple(paths), True
             asked = error.facts

@@ -24,6 +24,8 @@ from ecglm.types import Neighbour
 
 #: Files of one tab that were sent and not read yet.
 MAX_WAITING_FILES = 16
+#: Bytes that files of all tabs together may take on the disk until they are read.
+MAX_WAITING_BYTES = 2 << 30
 #: Neighbours that people see at least; a model is told of as many as it learned with.
 SHOWN_NEIGHBOURS = 3
 LIMITS = Limits(max_bytes=32 << 20)
@@ -35,8 +37,8 @@ class Visit:
 
     token: what pictures, uploads and saved files are asked for with; nobody can guess it. cookie, tab: of the browser
     and page that opened it. current: number of the ECG that is shown. writing: answer id → its stream. uploads: word →
-    file. pending: files that wait for facts. hits, neighbours: by number of ECG, as the index and as people know them.
-    people: ids of those whose ECGs the talk has shown, whom no neighbour may be.
+    file; sizes: bytes that each may come to. pending: files that wait for facts. hits, neighbours: by number of ECG, as
+    the index and as people know them. people: ids of those whose ECGs the talk has shown, whom no neighbour may be.
     thumbs, corrections, better: what the user said of answers.
     """
 
@@ -49,6 +51,7 @@ class Visit:
     layout: str = "3x4+1"
     marks: bool = False
     uploads: dict[str, Path] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     pending: tuple[Path, ...] = ()
     writing: dict[str, Stream] = field(default_factory=dict)
     hits: dict[int, tuple[Neighbour, ...]] = field(default_factory=dict)
@@ -71,23 +74,34 @@ class Visit:
         ecgs = self.talk.ecgs
         return ecgs[self.current - 1] if 0 < self.current <= len(ecgs) else None
 
-    def place_for(self, name: str) -> tuple[str, Path]:
-        """A word and a fresh place for an upload. EcglmError when too many wait."""
+    @property
+    def waiting_bytes(self) -> int:
+        """What its files on the disk may come to, being sent or not read yet."""
+        # without the lock, which is held while a file is read: others do not wait for that
+        waiting = [*list(self.uploads), *(file.parent.name.removeprefix("sent-") for file in self.pending)]
+        return sum(self.sizes.get(word, 0) for word in waiting)
+
+    def place_for(self, name: str, size: int = 0) -> tuple[str, Path]:
+        """A word and a fresh place for an upload of ``size`` bytes at most. EcglmError when too many wait."""
         with self.lock:
             if len(self.uploads) >= MAX_WAITING_FILES:
-                raise EcglmError("too many files at once; drop the files of one ECG")
+                raise EcglmError("too many files at once; drop fewer")
             word = secrets.token_urlsafe(16)
             place = self.folder / f"sent-{word}"
             place.mkdir(mode=0o700)
-            self.uploads[word] = place / name
+            self.uploads[word], self.sizes[word] = place / name, size
             return word, place / name
 
-    def take(self, words: Sequence[str]) -> list[Path]:
-        """The uploads by their words, which are then known no more."""
+    def sent(self, words: Sequence[str]) -> list[Path]:
+        """Those uploads that are there, by their words, which are then known no more."""
         with self.lock:
             found = [self.uploads.pop(word, None) for word in words]
-        there = [file for file in found if file is not None]
-        if not there or len(there) < len(found):
+        return [file for file in found if file is not None]
+
+    def take(self, words: Sequence[str]) -> list[Path]:
+        """As ``sent``. EcglmError where one of them is not there."""
+        there = self.sent(words)
+        if not there or len(there) < len(words):
             raise EcglmError("these files are not here any more; drop them again")
         return there
 
@@ -111,7 +125,7 @@ class Visit:
             self.talk.clear()
             self.forget_neighbours()
             self.current, self.pending, self.correcting = 0, (), ""
-            for kept in (self.uploads, self.thumbs, self.corrections, self.better):
+            for kept in (self.uploads, self.sizes, self.thumbs, self.corrections, self.better):
                 kept.clear()
 
 
@@ -136,6 +150,7 @@ class House:
         self.names, self.engines, self.samples = tuple(names), tuple(engines), samples
         self.index, self.log, self.limits, self.max_new_tokens = index, log, limits, max_new_tokens
         self.history = history
+        self._arriving = threading.Lock()
         self.sessions: Sessions[Visit] = Sessions(place=root)
 
     @property
@@ -173,6 +188,14 @@ class House:
         except SessionGone:
             return None
         return found if _same(found.cookie, cookie) else None
+
+    def place_for(self, visit: Visit, name: str, size: int) -> tuple[str, Path]:
+        """As ``Visit.place_for``; EcglmError also where the files of all tabs together would be too large."""
+        with visit.lock, self._arriving:  # a tab that is busy with a file keeps no other waiting
+            waiting = sum(other.waiting_bytes for other in self.sessions.all_kept())
+            if waiting + size > MAX_WAITING_BYTES:
+                raise EcglmError("files of other visitors fill the room there is; try again in a moment")
+            return visit.place_for(name, size)
 
     def add(self, visit: Visit, shown: Shown) -> Placed:
         """Put an ECG into a visit's talk and show it. EcglmError where there is no room."""

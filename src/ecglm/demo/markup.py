@@ -22,7 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u2
 @dataclass(frozen=True)
 class Bubble:
     """One answer as the page shows it. side: A or B where two models answer. state: ``writing``, ``done``, ``stopped``,
-    ``cut`` or ``failed``. thumb: 1, -1 or 0. corrected: the user's own text. rated: whether thumbs are asked for.
+    ``cut`` or ``failed``. thumb: 1, -1 or 0. corrected: the user's own text. note: what else to know of it.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Bubble:
     side: str = ""
     thumb: int = 0
     corrected: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def transcript(exchanges: Sequence[Exchange], *, rating: bool, hint: str = "") -
 
 def _bubble(answer: Bubble, rating: bool, paired: bool) -> str:
     told = f' <small class="eg-state">{_STATE[answer.state]}</small>' if answer.state in _STATE else ""
+    told += f' <small class="eg-state">{plain(answer.note)}</small>' if answer.note else ""
     side = f'<span class="eg-side">{plain(answer.side)}</span> ' if answer.side else ""
     text = plain(answer.text) if answer.text or answer.state == "writing" else "<i>(the model said nothing)</i>"
     caret = '<span class="eg-caret" aria-hidden="true"></span>' if answer.state == "writing" else ""

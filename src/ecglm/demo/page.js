@@ -39,16 +39,16 @@
       if (!files.length) return;
       const tell = (detail) => this.dispatchEvent(new CustomEvent("ecg-files", { bubbles: true, composed: true, detail }));
       const most = Number(this.getAttribute("most")), talk = this.getAttribute("talk") || "", sent = [];
-      if (files.length > 4) return tell({ talk, failed: "4 files at once are the most; drop the files of one ECG" });
+      if (files.length > 16) return tell({ talk, failed: "16 files at once are the most; drop fewer" });
       const large = files.find((file) => file.size > most);
       if (large) return tell({ talk, failed: `${large.name}: larger than ${most >> 20} MB` });
       for (const file of files) {
         const headers = { "x-talk": talk, "x-name": encodeURIComponent(file.name), "content-type": "application/octet-stream" };
         let answer;
         try { answer = await fetch("/ecglm/put/upload", { method: "POST", headers, body: file }); }
-        catch { return tell({ talk, failed: `${file.name}: the server did not answer` }); }
+        catch { return tell({ talk, sent, failed: `${file.name}: the server did not answer` }); }
         const said = (await answer.text()).slice(0, 500);
-        if (!answer.ok) return tell({ talk, failed: said });
+        if (!answer.ok) return tell({ talk, sent, failed: said });
         sent.push(said);
       }
       tell({ talk, sent });

@@ -104,14 +104,14 @@ def _saved(text: str, name: str, kind: str) -> Response:
 async def _upload(house: House, visit: Visit, request: Request) -> Response:
     """One file of a visit into its own folder, under a name of ours; the answer is the word to read it by."""
     name = safe_name(unquote(request.headers.get("x-name", ""))[:1000])
-    most, told = house.limits.max_bytes, request.headers.get("content-length", "0")
+    most, told = house.limits.max_bytes, request.headers.get("content-length", str(house.limits.max_bytes))
     if not name.lower().endswith(SUFFIXES):
         return PlainTextResponse(f"{name}: not a kind of file that is read here", status_code=415)
     too_large = PlainTextResponse(f"{name}: larger than {most >> 20} MB", status_code=413)
     if not (told.isascii() and told.isdigit()) or int(told) > most:
         return too_large
     try:
-        word, place = visit.place_for(name)
+        word, place = await run_in_threadpool(house.place_for, visit, name, int(told))
     except EcglmError as error:
         return PlainTextResponse(str(error), status_code=429)
     size, whole = 0, False

@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from ecglm.demo.server_door import Door
 from ecglm.demo.server_ecgs import BadRequest
 from ecglm.demo.server_requests import Asked, Served, read_request
 from ecglm.demo.streams import Stream
+from ecglm.demo.texts import plain
 from ecglm.errors import EcglmError
 
 #: Requests whose ECGs are read and measured at a time.
@@ -166,7 +167,7 @@ class _Answer:
         loop, self.news = asyncio.get_running_loop(), asyncio.Event()
 
         def listen() -> None:  # from the engine's thread
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(self.news.set)
 
         self.stream: Stream = asked.served.engine.submit(
@@ -182,6 +183,7 @@ class _Answer:
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": asked.served.name,
+            "system_fingerprint": asked.served.fingerprint,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -280,8 +282,9 @@ def refusal(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """An error in OpenAI's form."""
-    error = {"message": message, "type": kind, "param": param, "code": code}
+    """An error in OpenAI's form; what it quotes of a request is short, and can be written."""
+    param = None if param is None else plain(param[:200])
+    error = {"message": plain(message[:1000]), "type": kind, "param": param, "code": code}
     return JSONResponse({"error": error}, status, headers=dict(headers or {}))
 
 

@@ -16,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_SECONDS = 10.0
 #: Seconds in which that byte must come: a busy client opens many connections before it writes to the first.
 FIRST_SECONDS = 60.0
+#: Seconds in which the rest of a request must come that was answered before all of it was read.
+REST_SECONDS = 10.0
 #: The extension of a scope that cuts its connection.
 ABORT = "ecglm.abort"
 
@@ -76,8 +78,32 @@ def _error(message: str, status: int, code: str) -> JSONResponse:
     return JSONResponse({"error": error}, status)
 
 
+class _Body:
+    """What comes of a request. came: all of it, or its client has left."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.came = receive, False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.came = self.came or message["type"] != "http.request" or not message.get("more_body")
+        return message
+
+    async def rest(self) -> bool:
+        """Read what is left, to nobody; whether it came in time."""
+        try:
+            async with asyncio.timeout(REST_SECONDS):
+                while not self.came:
+                    await self.receive()
+        except TimeoutError:
+            return False
+        return True
+
+
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, but a client that does not begin a request, or finish its head, is let go."""
+    """uvicorn's HTTP/1.1, but a client that does not begin a request, or finish its head, is let go; and one that is
+    answered early can read that answer.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _begun = False
@@ -88,7 +114,20 @@ class PatientProtocol(H11Protocol):
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}
-            await inner(scope, receive, send)
+            body = _Body(receive)
+
+            async def send_last(message: Message) -> None:
+                if message["type"] != "http.response.body" or message.get("more_body") or body.came:
+                    await send(message)
+                    return
+                # A line that is closed with bytes unread is reset, and its client may never see the answer.
+                await send({**message, "more_body": True})
+                whole = await body.rest()
+                await send({"type": "http.response.body", "body": b""})
+                if not whole:
+                    self.transport.close()
+
+            await inner(scope, body.receive, send_last)
 
         self.app = app  # type: ignore[assignment]
 

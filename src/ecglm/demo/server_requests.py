@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,11 +51,12 @@ Search = Callable[[Sequence[Shown]], tuple[Neighbour, ...]]
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is served. search: finds neighbours where an index was given."""
+    """A model that is served. search: finds neighbours where an index was given. fingerprint: of its checkpoint."""
 
     name: str
     engine: Engine
     search: Search | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,15 @@ def _object(data: bytes) -> Mapping[str, Any]:
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is no JSON")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise ValueError(f"'{twice[:60]}' stands twice in one object")
+        return found
+
     try:
-        body = json.loads(data, parse_constant=refuse)
+        body = json.loads(data, parse_constant=refuse, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise BadRequest(
             f"the body is not JSON ({type(error).__name__}: {str(error)[:100]})", None, "bad_json"

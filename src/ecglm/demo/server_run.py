@@ -81,7 +81,7 @@ def serve(
     for served in models:
         say(f"model: {served.name}")
     server = make_server(models, options)
-    with _quiet_signals():
+    with _quiet_signals(server):
         say(f"serving on http://{shown}:{place.getsockname()[1]}/v1 (Ctrl-C ends it); for research only")
         server.run(sockets=[place])
     say("ended")
@@ -92,12 +92,18 @@ def _asked_for(options: ServerOptions) -> str:
 
 
 @contextmanager
-def _quiet_signals() -> Any:
-    """uvicorn raises the signals that ended it once more, after it has ended in order; nothing is left to be done."""
+def _quiet_signals(server: uvicorn.Server) -> Any:
+    """What comes before uvicorn listens to signals ends it too. It raises those that ended it once more, after it has
+    ended in order; nothing is left to be done.
+    """
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, end) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

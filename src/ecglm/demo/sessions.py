@@ -118,6 +118,11 @@ class Sessions(Generic[K]):
         except SessionGone:
             return None
 
+    def all_kept(self) -> list[K]:
+        """What all sessions keep; none of them counts as used by this."""
+        with self._lock:
+            return [session.kept for session in self._sessions.values()]
+
     def make_room(self, token: str, num_bytes: int) -> None:
         """Before ``num_bytes`` more are kept: ends other sessions, those idle longest first, until all fit. EcglmError
         where this one alone would be too large.

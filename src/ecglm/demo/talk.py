@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ecglm.demo.shown import Shown
 from ecglm.demo.texts import plain, question_text
@@ -39,7 +40,8 @@ class Placed:
 @dataclass(frozen=True)
 class Answer:
     """One answer. state: ``waiting``, ``done``, ``cancelled`` or ``failed`` (text is then the reason, for people).
-    sampled: drawn, not the likeliest. finish: the engine's word (``stop``, ``length`` …).
+    sampled: drawn, not the likeliest. finish: the engine's word (``stop``, ``length`` …). start: index of the first
+    question that the model is shown; what was before, ECGs and all, does not fit.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Answer:
     state: str = "waiting"
     finish: str = ""
     sampled: bool = False
+    start: int = 0
 
     @property
     def usable(self) -> bool:
@@ -178,12 +181,31 @@ class Talk:
         """No answer came; the reason, one line for people."""
         return self._settle(answer_id, " ".join(plain(reason).split()), "failed", "")
 
+    def start_later(self, answer_id: str) -> bool:
+        """Show the model of an answer that waits less: without the oldest question that brought an ECG, up to the next
+        that did. False where the ECGs it would be shown came with one question.
+        """
+        with self._lock:
+            found = self.answer(answer_id)
+            now = next(n for n, q in enumerate(self._questions) if q.id == found.question)
+            later = [p.question for p in self._ecgs if p.question is not None and found.start < p.question <= now]
+            if later:
+                self._change(answer_id, start=min(later))
+            return bool(later)
+
+    def left_out(self, answer: Answer) -> list[int]:
+        """Numbers of the ECGs before the question that an answer's model is shown first."""
+        return [p.number for p in self._ecgs if p.question is not None and p.question < answer.start]
+
     def _settle(self, answer_id: str, text: str, state: str, finish: str) -> Answer:
+        return self._change(answer_id, text=text, state=state, finish=finish)
+
+    def _change(self, answer_id: str, **what: Any) -> Answer:
         with self._lock:
             found = self.answer(answer_id)
             if found.state != "waiting":
                 raise EcglmError("this answer is complete already")
-            new = replace(found, text=text, state=state, finish=finish)
+            new = replace(found, **what)
             number = next(n for n, q in enumerate(self._questions) if q.id == found.question)
             question = self._questions[number]
             answers = tuple(tuple(new if a.id == answer_id else a for a in of_model) for of_model in question.answers)
@@ -203,8 +225,8 @@ class Talk:
 
     def shown_to(self, answer_id: str) -> tuple[list[Turn], list[Placed]]:
         """What the model of an answer is shown to give it: turns that end with the user's, ``<ecg>`` where an ECG comes
-        in, and those ECGs in the order of their marks. A question without a usable answer is left out, and its ECGs
-        come in with the next one.
+        in, and those ECGs in the order of their marks, from ``Answer.start`` on. A question without a usable answer is
+        left out, and its ECGs come in with the next one.
         """
         with self._lock:
             wanted = self.answer(answer_id)
@@ -212,6 +234,8 @@ class Talk:
             ecgs: list[Placed] = []
             pending: list[Placed] = []
             for index, question in enumerate(self._questions):
+                if index < wanted.start:
+                    continue
                 pending += [p for p in self._ecgs if p.question == index]
                 current = question.id == wanted.question
                 said = next((a for a in reversed(question.answers[wanted.model]) if a.usable), None)

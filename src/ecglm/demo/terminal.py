@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from ecglm.demo.neighbours import neighbours_shown
 from ecglm.demo.shown import Shown
 from ecglm.demo.streams import Stream
 from ecglm.demo.talk import ModelName, Placed, Talk
-from ecglm.demo.texts import plain, safe_name
+from ecglm.demo.texts import plain, safe_name, words_of
 from ecglm.errors import EcglmError, RejectedRecord, nearest
 from ecglm.files import write_text
 from ecglm.interrupts import LOOK, counted_interrupts
@@ -41,6 +42,8 @@ _FACTS = ("rate", "leads", "units", "dataset")
 def open_ecg(assistant: Assistant, file: Path, facts: Mapping[str, Any]) -> Shown:
     """A user's own file as an ECG of a talk. EcglmError where it cannot be read, or not by this model."""
     name = safe_name(file.name)
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise EcglmError(f"{file}: is a device or a pipe, not a file; give an ECG file")
     if is_picture(file):
         shown = Shown(name, picture=read_picture(file))
     else:
@@ -55,7 +58,8 @@ def open_ecg(assistant: Assistant, file: Path, facts: Mapping[str, Any]) -> Show
 @dataclass
 class Terminal:
     """One talk with one model. facts: rate, leads, units and dataset for files that do not say. search: finds
-    neighbours where an index was given. write, tell: where answers go, and where everything else does.
+    neighbours where an index was given. write, tell: where answers go, and where everything else does. fingerprint: of
+    the model's checkpoint, for saved talks.
     """
 
     engine: Engine
@@ -67,9 +71,10 @@ class Terminal:
     write: Callable[[str], None] = lambda text: print(text, end="", flush=True)
     tell: Callable[[str], None] = lambda text: print(text, flush=True)
     history: bool = True
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        self.talk = Talk((ModelName(self.name),), history=self.history)
+        self.talk = Talk((ModelName(self.name, self.fingerprint),), history=self.history)
         self.hits: tuple[Neighbour, ...] | None = None
 
     def add(self, file: Path, facts: Mapping[str, Any] | None = None) -> Placed:
@@ -94,7 +99,7 @@ class Terminal:
                 elif line:
                     self._ask(line)
             except EcglmError as error:
-                self.tell(f"error: {' '.join(plain(str(error)).split())}")
+                self.tell(f"error: {' '.join(plain(words_of(error)).split())}")
             except KeyboardInterrupt:
                 self.tell("(stopped)")
 
@@ -196,7 +201,7 @@ class Terminal:
             write_text(file, as_json(self.talk) if file.suffix == ".json" else as_markdown(self.talk))
         except OSError as error:
             raise EcglmError(f"{file} cannot be written ({error.strerror})") from error
-        self.tell(f"saved: {file}")
+        self.tell(f"saved: {plain(str(file))}")
 
     def _clear(self, rest: Sequence[str]) -> None:
         self.talk.clear()
@@ -209,7 +214,11 @@ class Terminal:
 
 
 def typed(prompt: str = "> ") -> Iterator[str]:
-    """Lines as they are typed, with a prompt where somebody sits there; they end with the input."""
+    """Lines as they are typed, with a prompt where somebody sits there; they end with the input. Bytes that are no
+    UTF-8 stay halves of characters: a file's name may hold them, and a question loses them.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

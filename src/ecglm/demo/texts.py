@@ -71,5 +71,7 @@ def words_of(error: EcglmError) -> str:
     if not isinstance(error, RejectedRecord):
         return str(error)
     if error.reason == "sequence_too_long":
-        return "this talk is longer than the model can read; clear it, then ask less or show fewer ECGs"
+        return (
+            "this question with its ECGs is longer than the model can read; ask shorter, or clear and show fewer ECGs"
+        )
     return error.detail or error.reason.replace("_", " ")

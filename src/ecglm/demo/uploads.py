@@ -24,7 +24,7 @@ from ecglm.records.units import lead_name, lead_names
 from ecglm.records.wfdb_header import read_header
 from ecglm.types import Record
 
-__all__ = ["SUFFIXES", "Limits", "NeedsFacts", "discard", "read_upload"]
+__all__ = ["SUFFIXES", "Limits", "NeedsFacts", "discard", "each_ecg", "read_upload"]
 
 DEFAULT_LIMITS = Limits()
 #: What may be dropped.
@@ -127,6 +127,29 @@ def _checked(path: Path, root: Path, limits: Limits) -> Path:
     if size == 0:
         raise RejectedRecord("empty", f"{name}: the file is empty")
     return place
+
+
+def each_ecg(paths: Sequence[Path]) -> list[list[Path]]:
+    """The files of one drop, ECG by ECG, in the order they came: a header with its data (by their names, where there
+    are several headers), any other file by itself.
+    """
+    headers = [p for p in paths if p.suffix.casefold() == ".hea"]
+    found = [[header] for header in headers]
+    for path in paths:
+        if path.suffix.casefold() == ".hea":
+            continue
+        kind = path.suffix.casefold()
+        named = [group for group in found if group[0] in headers and _letters(group[0].stem) == _letters(path.stem)]
+        if kind == ".dat" and len(headers) == 1:  # whatever it is called: the header says
+            named = found[:1]
+        if kind == ".mat" and len(paths) == 2 and len(headers) == 1:
+            named = found[:1]
+        if named and kind in (".dat", ".mat"):
+            named[0].append(path)
+        else:
+            found.append([path])
+    order = {path: number for number, path in enumerate(paths)}
+    return sorted(found, key=lambda group: min(order[path] for path in group))
 
 
 def _one_ecg(files: Sequence[Path]) -> list[Path]:

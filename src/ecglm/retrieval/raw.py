@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +11,10 @@ import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ecglm.errors import EcglmError
 from ecglm.files import atomic_path
 from ecglm.retrieval.copies import content_key, sketches
 from ecglm.signals.features import ecg_bench_288
-from ecglm.store.pool import worker_environment
+from ecglm.store.pool import results
 from ecglm.store.reader import SegmentStore
 
 if TYPE_CHECKING:  # workers need no torch
@@ -76,17 +72,8 @@ def _measured(
         for file, rows in tasks:
             yield _measure(stores, file, rows, features)
         return
-    # spawn, never fork: a forked child would inherit locked mutexes of BLAS threads
-    context = multiprocessing.get_context("spawn")
-    with worker_environment(), ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
-        pending = [pool.submit(_measure, stores, file, rows, features) for file, rows in tasks]
-        try:
-            for task in pending:
-                yield task.result()
-        except BrokenProcessPool as error:
-            raise EcglmError("index: a worker process died (killed, or out of memory); use fewer --workers") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    calls = [(stores, file, rows, features) for file, rows in tasks]
+    yield from results("index", _measure, calls, workers)
 
 
 def _measure(stores: Sequence[SegmentStore], file: Path, rows: np.ndarray, features: bool) -> int:

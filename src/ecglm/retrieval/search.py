@@ -19,7 +19,7 @@ from ecglm.errors import ConfigError, EcglmError, RejectedRecord, TornOutputErro
 from ecglm.files import check_outputs
 from ecglm.retrieval.approximate import Approximate
 from ecglm.retrieval.checks import FAISS, KIND, MEMBERS, VECTORS, check_manifest, check_together
-from ecglm.retrieval.copies import content_key, copies_of, sketches
+from ecglm.retrieval.copies import COPY, content_key, copies_of, sketches
 from ecglm.retrieval.nearest import Hits, exact_search, squared_norms
 from ecglm.retrieval.space import Space
 from ecglm.signals.features import ecg_bench_288, feature_names
@@ -206,7 +206,8 @@ class Index:
 
         segments: float32 ``(n, 12, seg_len)`` in mV at ``rate`` Hz. exclude: one per segment, whose ECG it is. Never
         found: those records and all of their patients, the same signal under another name (sha256 of its microvolts, or
-        a copy with a little noise) and all of that one's patient. One hit per record. Equal distances: in the order of
+        a copy with noise, another gain or baseline) and all of that one's patient; where the search is approximate, of
+        copies that are among the hits. One hit per record. Equal distances: in the order of
         the index. Raises EcglmError as ``embed`` does, and for k below 1.
         """
         return [self._neighbours(hits) for hits in self.rows(segments, rate, k=k, exclude=exclude)]
@@ -223,7 +224,8 @@ class Index:
         self._check(segments, rate)
         same = [self._content.rows([key]) for key in map(_key, range(len(segments)), segments)]
         queries, own = self._queries(segments, rate, same)
-        banned = [self._banned(rows, one) for rows, one in zip(same, exclude, strict=True)]
+        alike = [np.union1d(*both) for both in zip(same, self._copies(own), strict=True)]
+        banned = [self._banned(rows, one) for rows, one in zip(alike, exclude, strict=True)]
         found: list[Hits] = [(np.empty(0), np.empty(0, np.int64))] * len(queries)
         waiting = np.arange(len(queries))
         while len(waiting):
@@ -261,6 +263,24 @@ class Index:
         if not known.all():
             queries[~known], own[~known] = self.embed(segments[~known], rate), sketches(segments[~known])
         return queries, own
+
+    def _copies(self, own: np.ndarray) -> list[np.ndarray]:
+        """Rows of the same signal as each of some sketches, however far by features. None where the search is
+        approximate: that would read every sketch; copies among the hits are found there all the same.
+        """
+        if self._approximate is not None:
+            return [np.empty(0, np.int64)] * len(own)
+        found: list[np.ndarray] = []
+        for start in range(0, len(own), 256):
+            block = own[start : start + 256]
+            near = block.astype(np.float32) @ self._sketch_rows.T > COPY - 1e-3  # decided in double precision
+            rows = [np.flatnonzero(line) for line in near]
+            found += [r[copies_of(one, self._sketch[r])] for r, one in zip(rows, block, strict=True)]
+        return found
+
+    @cached_property
+    def _sketch_rows(self) -> np.ndarray:
+        return self._sketch.astype(np.float32)
 
     def _banned(self, same: np.ndarray, exclude: Exclude) -> np.ndarray:
         """Rows that a query must not find, sorted. same: those of its very signal."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecglm import files
-from ecglm.errors import ConfigError, EcglmError, StaleOutputError, nearest
+from ecglm.errors import ConfigError, StaleOutputError, nearest
 from ecglm.signals.features import ecg_bench_288, feature_names
 from ecglm.signals.measured import Measurements, measure
-from ecglm.store.pool import worker_environment
+from ecglm.store.pool import results
 from ecglm.store.progress import RecordProgress
 from ecglm.store.reader import SegmentStore
 
@@ -121,19 +118,8 @@ def _tables(store: SegmentStore, kind: str, starts: range, total: int, workers: 
         for start in starts:
             yield _measure(store, kind, start, min(start + _BATCH, total))
         return
-    # spawn, never fork: a forked child would inherit locked mutexes of BLAS threads
-    context = multiprocessing.get_context("spawn")
-    with worker_environment(), ProcessPoolExecutor(min(workers, len(starts)), mp_context=context) as pool:
-        tasks = [pool.submit(_measure, store, kind, start, min(start + _BATCH, total)) for start in starts]
-        try:
-            for task in tasks:
-                yield task.result()
-        except BrokenProcessPool as error:
-            raise EcglmError(
-                "features: a worker process died (killed, or out of memory); use fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    calls = [(store, kind, start, min(start + _BATCH, total)) for start in starts]
+    yield from results("features", _measure, calls, workers)
 
 
 def _measure(store: SegmentStore, kind: str, start: int, stop: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Worker processes that write shards: started by spawn, one thread each, gone when their parent is."""
+"""Worker processes, of shards and of measurements: started by spawn, one thread each, gone when their parent is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ecglm.errors import EcglmError
 from ecglm.interrupts import LOOK, counted_interrupts
@@ -27,6 +28,8 @@ WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
     **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(256 << 20)),
 }
+
+R = TypeVar("R")
 
 
 def run_pool(
@@ -79,19 +82,58 @@ def worker_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-_worker: tuple[Source, Pipeline, Path, Callable[[bool], None]]
+def results(what: str, work: Callable[..., R], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:
+    """``work(*call)`` of every call in their order, by ``workers`` processes; ``work`` is a function of a module.
+
+    Raises what it raises, and EcglmError, which ``what`` begins, when a process is killed. When the iterator ends, is
+    closed or raises, Ctrl-C included, no process is left; none outlives this one either.
+    """
+    # spawn, never fork: a forked child would inherit locked mutexes of BLAS threads
+    context = multiprocessing.get_context("spawn")
+    with (
+        worker_environment(),
+        ProcessPoolExecutor(min(workers, len(calls)), mp_context=context, initializer=_follow_parent) as pool,
+    ):
+        try:
+            with counted_interrupts() as ctrl_c:
+                tasks = deque(pool.submit(work, *call) for call in calls)
+            while tasks and not ctrl_c.count:
+                with counted_interrupts() as ctrl_c:
+                    while not ctrl_c.count and wait([tasks[0]], timeout=LOOK).not_done:
+                        pass
+                if not ctrl_c.count:
+                    yield tasks.popleft().result()
+            if ctrl_c.count:
+                raise KeyboardInterrupt
+        except BrokenProcessPool as error:
+            raise EcglmError(
+                f"{what}: a worker process died (killed, or out of memory); use fewer --workers"
+            ) from error
+        finally:
+            with counted_interrupts():
+                pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(source: Source, pipeline: Pipeline, out: Path, shared: Any) -> None:
-    """Runs once in each worker process."""
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which raises the stop flag
+def _follow_parent() -> None:
+    """Runs once in each worker process: Ctrl-C is the parent's to hear, and with the parent the worker leaves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def leave_with_parent() -> None:  # a parent killed with -9 cannot say goodbye
         if parent is not None:
             parent.join()
         os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+_worker: tuple[Source, Pipeline, Path, Callable[[bool], None]]
+
+
+def _start_worker(source: Source, pipeline: Pipeline, out: Path, shared: Any) -> None:
+    """Runs once in each worker process."""
+    global _worker
+    _follow_parent()
 
     def tick(rejected: bool) -> None:
         with shared.get_lock():
@@ -101,7 +143,6 @@ def _start_worker(source: Source, pipeline: Pipeline, out: Path, shared: Any) ->
         if stopped:
             raise EcglmError("stopped")
 
-    threading.Thread(target=leave_with_parent, daemon=True).start()
     _worker = (source, pipeline, out, tick)
 
 

@@ -33,6 +33,7 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
     """A recipe file, with ``--section.field value`` laid over it, and the options of the verb."""
     from ecglm import config
     from ecglm.training.recipe import SECTIONS, RagConfig, Recipe
+    from ecglm.verbs.align import is_alignment
 
     usage = f"usage: ecglm {verb} RECIPE.yaml [--out DIR] [--limit N] [--dev] [--overwrite] [--section.field value …]"
     if not args or args[0].startswith("-"):
@@ -40,6 +41,8 @@ def _recipe(args: list[str], verb: str) -> tuple[Any, _TrainOptions]:
             raise EcglmError(f"the recipe comes first; {usage}")
         tell([usage, f"ecglm {verb} RECIPE.yaml --help lists every field of the recipe with its value"])
         raise SystemExit(0)
+    if verb != "validate" and is_alignment(args[0]):
+        raise ConfigError(f"{args[0]}: a recipe of an alignment, which begins with a checkpoint; run ecglm align on it")
     recipe = config.load(args[0], Recipe)
     both = dataclasses.make_dataclass(
         "Arguments",

@@ -62,7 +62,9 @@ def chat(
     facts = {"rate": rate, "leads": leads, "units": units, "dataset": dataset}
     with Engine(assistant, max_batch=1) as engine:
         name, remember = _name_of(str(model)), history == "own"
-        terminal = Terminal(engine, name, max_new_tokens, sampling, facts, search, history=remember)
+        terminal = Terminal(
+            engine, name, max_new_tokens, sampling, facts, search, history=remember, fingerprint=_fingerprint(model)
+        )
         for file in ecg:
             terminal.add(file)
         terminal.run(typed())
@@ -120,7 +122,7 @@ def serve(
         search = searcher(rag, assistant) if rag is not None else None
         _warn_of_rag(name, assistant, search is not None)
         engine = Engine(assistant, max_batch=max_batch, max_queue=max_queue, timeout=timeout)
-        models.append(served_by.Served(name, engine, search))
+        models.append(served_by.Served(name, engine, search, _fingerprint(source)))
     served_by.serve(models, options, place, host, say=say)
 
 
@@ -168,6 +170,14 @@ def _sources(given: tuple[str, ...]) -> dict[str, str]:
             raise EcglmError(f"--model: two models are called {name}; give names, --model NAME=DIR")
         found[name] = source
     return found
+
+
+def _fingerprint(source: str | Path) -> str:
+    """That of a checkpoint's files."""
+    from ecglm.files import read_manifest
+    from ecglm.models.checkpoint import KIND, checkpoint_folder
+
+    return str(read_manifest(checkpoint_folder(source), KIND)["fingerprint"])
 
 
 def _name_of(source: str) -> str:

@@ -56,6 +56,18 @@ def value(name: str, completion: str, row: dict, prompt: str = "What does it sho
         ("72 bpm", RATE, 1.0),
         ("76 bpm", RATE, 0.0),
         ("70 or 71 bpm", RATE, 0.0),
+        ("The rate is about 72 bpm, or so.", RATE, 1.0),
+        ("72 bpm over the whole strip, no ectopics", RATE, 1.0),
+        ("not 72 bpm", RATE, 0.0),
+        ("It isn’t 72 bpm.", RATE, 0.0),
+        ("72 bpm or something else", RATE, 0.0),
+        ("anything but 72 bpm", RATE, 0.0),
+        ("72 bpm is wrong", RATE, 0.0),
+        ("maybe 72", RATE, 0.0),
+        ("72 bpm?", RATE, 0.0),
+        ("at least 72 bpm", RATE, 0.0),
+        (">= 72 bpm", RATE, 0.0),
+        ("over about 72 bpm", RATE, 0.0),
         ("178 degrees", AXIS, 1.0),  # 7 degrees across the seam
     ],
 )

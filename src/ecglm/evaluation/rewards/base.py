@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ecglm.evaluation.metrics.base import Row, normalise
+from ecglm.evaluation.metrics.base import Row, answer_kind, normalise
 from ecglm.registry import register
 from ecglm.types import ECG_MARK
 
@@ -23,6 +23,14 @@ TAG = re.compile(r"<\s*/?\s*(?:think|answer)\b[^>]*>", re.IGNORECASE)
 #: A repeated question of so many words or more is no answer.
 _COPIED_WORDS = 4
 _WORDS = re.compile(r"\w+")
+#: Words by which a number is denied, left open, or made a bound: "not 63 bpm", "63 bpm or not", "at least 63 bpm".
+_NO_STATEMENT = re.compile(
+    r"\b(?:not|never|nor|neither|either|cannot|\w+n['’]t|no (?:idea|way)|unlikely|unknown|unclear|unsure|uncertain"
+    r"|wrong|false|incorrect|untrue|denied|absent|maybe|perhaps|possibly|might|could|except|unless"
+    r"|or(?! so\b)|(?:any|every|no)thing but|all but|other than|rather than|instead of)\b"
+    r"|(?:[<>≤≥]=?|\b(?:no|over|under|above|below|up to|at least|at most|(?:less|more|fewer|greater) than)\b)"
+    r"\s*(?:about\s+)?[-+]?\d|\?"
+)
 
 
 def reward(
@@ -77,9 +85,18 @@ def repeats(prompt: str, answer: str) -> bool:
     return len(asked) >= _COPIED_WORDS and f" {' '.join(asked)} " in f" {' '.join(said)} "
 
 
+def states_number(text: str) -> bool:
+    """Whether a text that holds a number says it plainly: without denying it, leaving it open, or giving a bound. The
+    metrics take the number out of any words; what is rewarded is learned, and "63 bpm or not" would be.
+    """
+    return _NO_STATEMENT.search(" ".join(text.lower().split())) is None
+
+
 def answered(prompt: str, completion: str, row: Row) -> Mapping[str, Any] | None:
     """The row with this answer as its prediction, as metrics read it; None where there is no answer to judge."""
     answer = answer_in(completion)
     if not normalise(answer) or repeats(prompt, answer):
+        return None
+    if answer_kind(row) == "number" and not states_number(answer):
         return None
     return {**row, "prediction": answer, "error": None}
