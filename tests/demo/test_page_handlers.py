@@ -401,3 +401,25 @@ def test_a_talk_with_more_ecgs_than_a_model_reads_goes_on_without_the_oldest(mak
     assert [len(asked.ecgs) for asked in house.engines[0].asked] == [1, 2, 2, 2]
     row = house.log.thumb(visit.talk, told[3].id, 1, keep=False)
     assert len(row["ecgs"]) == 2 and row["turns"][0]["text"].startswith("ECG 3: <ecg>")
+
+
+class Forgetful(Parrot):
+    """Was not shown all of the talk."""
+
+    def submit(self, turns, ecgs, **given):
+        stream = super().submit(turns, ecgs, **given)
+        stream.truncated = ("dropped_oldest_turns",)
+        return stream
+
+
+def test_an_answer_to_a_talk_that_was_shortened_says_so(make, assistant):
+    house = make()
+    house.engines = (Forgetful(assistant, "an answer"),)
+    visit = house.open(ONE, "t1")
+    house.add(visit, house.samples.get("Synthetic 1"))
+    visit.talk.ask("Question?")
+    running = ask_models(house, visit, lambda: None)
+    while not running.settled():
+        time.sleep(0.01)
+    ((bubble,),) = [exchange.answers for exchange in exchanges(visit)]
+    assert bubble.state == "done" and bubble.note.startswith("without its oldest questions: the talk is longer")

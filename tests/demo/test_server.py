@@ -174,8 +174,20 @@ def test_a_talk_of_several_turns_and_ecgs(world: Any, running: Running, signal: 
     ]
     wanted = signal.answer([(turns, [signal.encode(record(e)) for e in (one, two)])])[0]["text"]
     assert running.chat(messages).json()["choices"][0]["message"]["content"] == wanted
+    assert "prompt_truncated" not in running.chat(messages).json()
     messages[0]["role"] = "developer"
     assert running.chat(messages).json()["choices"][0]["message"]["content"] == wanted
+
+
+def test_a_talk_that_is_shortened_says_so(world: Any, running: Running) -> None:
+    long = "What is the rhythm? " * 20
+    pairs = [[{"role": "user", "content": long}, {"role": "assistant", "content": "sinus rhythm"}] for _ in range(6)]
+    pairs[0][0]["content"] = [ecg_part(signal_of(world)), text(long)]
+    messages = [*(m for pair in pairs for m in pair), {"role": "user", "content": QUESTION}]
+    assert running.chat(messages).json()["prompt_truncated"] == ["dropped_oldest_turns"]
+    lines = running.chat(messages, stream=True).text.splitlines()
+    last = [json.loads(line[6:]) for line in lines if line.startswith("data: {")][-1]
+    assert last["prompt_truncated"] == ["dropped_oldest_turns"] and last["choices"][0]["finish_reason"]
 
 
 def test_typed_marks_and_control_words_are_plain_text(world: Any, running: Running) -> None:

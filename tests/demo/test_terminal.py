@@ -128,6 +128,18 @@ def test_mistakes_are_one_line_and_the_talk_goes_on(engine: Engine, files: list[
     assert len(answers(shown)) == 1
 
 
+def test_a_talk_that_outgrows_the_model_loses_its_oldest_questions_and_says_so(
+    engine: Engine, assistant: Assistant, files: list[Path], tmp_path: Path
+) -> None:
+    long = "What is the rhythm? " * 20
+    shown, terminal = talk(engine, [f"/ecg '{files[0]}'", *[long] * 6, f"/save {tmp_path / 't.json'}"])
+    notes = [line for line in shown if "without its oldest questions: the talk is longer than this model" in line]
+    cut = ["dropped_oldest_turns" in a.truncated for q in terminal.talk.questions for of in q.answers for a in of]
+    assert not cut[0] and cut[-1] and len(notes) == sum(cut) and cut == sorted(cut)
+    saved = json.loads((tmp_path / "t.json").read_text())
+    assert saved["questions"][-1]["answers"][0][0]["truncated"] == ["dropped_oldest_turns"]
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(
     engine: Engine, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +175,7 @@ def test_controls_in_what_models_and_reports_say_are_inert(engine: Engine, files
     hit = Neighbour("s/1#0", "s/secret-1", "s/p1", 0.5, report=f"sinus {evil}\nrhythm", labels=(f"rhythm:{evil}",))
 
     class Said:
-        text, finish_reason = evil, "stop"
+        text, finish_reason, truncated = evil, "stop", ()
 
         def __enter__(self) -> Any:
             return self

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecglm.demo.texts import MAX_TEXT, csv_cell, fenced, plain, question_text, safe_name, without_marks, words_of
+from ecglm.demo.texts import (
+    MAX_TEXT,
+    csv_cell,
+    fenced,
+    left_out,
+    plain,
+    question_text,
+    safe_name,
+    without_marks,
+    words_of,
+)
 from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.types import ECG_MARK
 
@@ -118,4 +128,12 @@ def test_errors_are_told_without_codes_and_say_what_to_do():
     assert words_of(RejectedRecord("flat_lead", "lead V1 is flat")) == "lead V1 is flat"
     assert words_of(RejectedRecord("flat_lead", "")) == "flat lead"
     said = words_of(RejectedRecord("sequence_too_long", "ask: 1983 tokens, at most 1024 fit (max_len)"))
-    assert "clear it" in said and "max_len" not in said
+    assert "clear and show fewer ECGs" in said and "max_len" not in said
+
+
+def test_what_a_prompt_lost_is_told_in_words():
+    assert left_out(()) == ""
+    told = left_out(("dropped_neighbour", "dropped_oldest_turns", "dropped_oldest_turns"))
+    assert told == "without some similar ECGs and its oldest questions: the talk is longer than this model reads"
+    for code in ("dropped_neighbour", "cut_neighbour", "dropped_oldest_turns", "dropped_system", "ecg_tokens"):
+        assert left_out((code,))

@@ -9,7 +9,7 @@ from ecglm.demo.house import House, Visit
 from ecglm.demo.markup import Bubble, Exchange
 from ecglm.demo.streams import Stream
 from ecglm.demo.talk import Answer, Question
-from ecglm.demo.texts import words_of
+from ecglm.demo.texts import left_out, words_of
 from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.models.stream import Sampling
 from ecglm.retrieval.neighbours import by_turns
@@ -50,7 +50,7 @@ class Running:
             elif stream.error is not None:
                 self.visit.talk.failed(answer_id, words_of(stream.error))
             else:
-                self.visit.talk.answered(answer_id, stream.text, stream.finish_reason or "stop")
+                self.visit.talk.answered(answer_id, stream.text, stream.finish_reason or "stop", stream.truncated)
         except EcglmError:
             return  # the talk was cleared meanwhile: there is nothing to write it into
 
@@ -136,7 +136,9 @@ def _bubble(visit: Visit, answer: Answer, name: str, side: str) -> Bubble:
     thumb, corrected = visit.thumbs.get(answer.id, 0), visit.corrections.get(answer.id, "")
     name += " · another try" if answer.sampled else ""
     note = ""
-    if state != "failed" and (numbers := visit.talk.left_out(answer)):
-        gone = ", ".join(map(str, numbers))
-        note = f"without ECG {gone} and what was said of it: the talk is longer than this model reads"
+    if state != "failed":
+        note = left_out(answer.truncated)
+        if numbers := visit.talk.left_out(answer):
+            gone = ", ".join(map(str, numbers))
+            note = f"without ECG {gone} and what was said of it: the talk is longer than this model reads"
     return Bubble(answer.id, name, text, state, side, thumb, corrected, note)

@@ -234,7 +234,7 @@ class Engine:
             except _TROUBLE as error:
                 ticket.stream.fail(_told(error))
                 return False
-            ticket.stream.num_prompt_tokens = len(example.input_ids)
+            ticket.stream.num_prompt_tokens, ticket.stream.truncated = len(example.input_ids), example.truncated
             ticket.text = Text(self.assistant.bundle.prompter.tokenizer)
             ticket.ecgs = []
         if ticket.row is not None and ticket.row.cut:  # not a position left

@@ -9,7 +9,7 @@ from typing import Any
 
 from ecglm.demo.shown import Shown
 from ecglm.demo.talk import Answer, Placed, Talk
-from ecglm.demo.texts import csv_cell, fenced
+from ecglm.demo.texts import csv_cell, fenced, left_out
 
 NOTICE = (
     "For research use only. Not a medical device; answers and measurements can be wrong and must not guide the care of "
@@ -100,7 +100,8 @@ def _rows(placed: Placed) -> list[Any]:
 
 def _answer(answer: Answer) -> dict[str, Any]:
     found = {"text": answer.text, "state": answer.state, "finish": answer.finish, "sampled": answer.sampled}
-    return found | ({"shown_from_question": answer.start + 1} if answer.start else {})
+    found |= {"shown_from_question": answer.start + 1} if answer.start else {}
+    return found | ({"truncated": sorted(set(answer.truncated))} if answer.truncated else {})
 
 
 def _state(answer: dict[str, Any]) -> str:
@@ -111,7 +112,8 @@ def _state(answer: dict[str, Any]) -> str:
 
 def _shown(answer: dict[str, Any]) -> str:
     start = answer.get("shown_from_question")
-    return f"shown the talk from question {start} on, the rest did not fit" if start else ""
+    shown = f"shown the talk from question {start} on, the rest did not fit" if start else ""
+    return "; ".join(filter(None, [shown, left_out(answer.get("truncated", ()))]))
 
 
 def _letter(number: int) -> str:

@@ -219,7 +219,7 @@ class _Answer:
         message = {"role": "assistant", "content": self.stream.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason()}
         facts = {**self.facts, "object": "chat.completion", "choices": [choice], "usage": self._usage()}
-        return JSONResponse(facts)
+        return JSONResponse(facts | self._truncated())
 
     async def _pieces(self, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -228,10 +228,10 @@ class _Answer:
         async def event(body: str) -> None:
             await send({"type": "http.response.body", "body": f"data: {body}\n\n".encode(), "more_body": True})
 
-        async def chunk(delta: Mapping[str, Any], reason: str | None = None) -> None:
+        async def chunk(delta: Mapping[str, Any], reason: str | None = None, **more: Any) -> None:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
             facts = {**self.facts, "object": "chat.completion.chunk", "choices": [choice]}
-            await event(json.dumps(facts | ({"usage": None} if self.asked.include_usage else {})))
+            await event(json.dumps(facts | more | ({"usage": None} if self.asked.include_usage else {})))
 
         await chunk({"role": "assistant", "content": ""})
         while True:
@@ -244,7 +244,7 @@ class _Answer:
         if self.stream.error is not None:
             await event(bytes(failed(self.stream.error).body).decode())
         else:
-            await chunk({}, self._reason())
+            await chunk({}, self._reason(), **self._truncated())
             if self.asked.include_usage:
                 facts = {**self.facts, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
                 await event(json.dumps(facts))
@@ -253,6 +253,10 @@ class _Answer:
 
     def _reason(self) -> str:
         return "length" if self.stream.finish_reason == "length" else "stop"
+
+    def _truncated(self) -> dict[str, Any]:
+        """What of the talk the model was not shown; no field where that is nothing."""
+        return {"prompt_truncated": sorted(set(self.stream.truncated))} if self.stream.truncated else {}
 
     def _usage(self) -> dict[str, int]:
         prompt, answer = self.stream.num_prompt_tokens, self.stream.num_tokens

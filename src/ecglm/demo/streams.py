@@ -19,7 +19,8 @@ class Stream:
 
     text: the answer so far; joined, the pieces are the whole. finish_reason: ``"stop"``, ``"length"`` (a limit cut it)
     or ``"cancelled"``; None while it goes on, and where it failed. num_prompt_tokens, num_tokens: counted by the
-    model's tokenizer. ``with`` cancels what is not complete at its end.
+    model's tokenizer. truncated: what did not fit into the prompt, as ``Example.truncated`` names it. ``with`` cancels
+    what is not complete at its end.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Stream:
         self.finish_reason: Reason | None = None
         self.error: EcglmError | None = None
         self.num_prompt_tokens = self.num_tokens = 0
+        self.truncated: tuple[str, ...] = ()
         self._stop, self._listen, self._wake = stop, listen, wake
         self._changed = threading.Condition()
         self._given = 0

@@ -41,7 +41,8 @@ class Placed:
 class Answer:
     """One answer. state: ``waiting``, ``done``, ``cancelled`` or ``failed`` (text is then the reason, for people).
     sampled: drawn, not the likeliest. finish: the engine's word (``stop``, ``length`` …). start: index of the first
-    question that the model is shown; what was before, ECGs and all, does not fit.
+    question that the model is shown; what was before, ECGs and all, does not fit. truncated: what else did not, as
+    ``Example.truncated`` names it.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Answer:
     finish: str = ""
     sampled: bool = False
     start: int = 0
+    truncated: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -172,14 +174,14 @@ class Talk:
             self._questions[-1] = replace(question, answers=answers)
             return new
 
-    def answered(self, answer_id: str, text: str, finish: str = "stop") -> Answer:
+    def answered(self, answer_id: str, text: str, finish: str = "stop", truncated: tuple[str, ...] = ()) -> Answer:
         """The answer is there; ``finish`` as the engine says it (``cancelled`` keeps what had come)."""
         state = "cancelled" if finish == "cancelled" else "done"
-        return self._settle(answer_id, plain(text), state, finish)
+        return self._change(answer_id, text=plain(text), state=state, finish=finish, truncated=truncated)
 
     def failed(self, answer_id: str, reason: str) -> Answer:
         """No answer came; the reason, one line for people."""
-        return self._settle(answer_id, " ".join(plain(reason).split()), "failed", "")
+        return self._change(answer_id, text=" ".join(plain(reason).split()), state="failed", finish="")
 
     def start_later(self, answer_id: str) -> bool:
         """Show the model of an answer that waits less: without the oldest question that brought an ECG, up to the next
@@ -196,9 +198,6 @@ class Talk:
     def left_out(self, answer: Answer) -> list[int]:
         """Numbers of the ECGs before the question that an answer's model is shown first."""
         return [p.number for p in self._ecgs if p.question is not None and p.question < answer.start]
-
-    def _settle(self, answer_id: str, text: str, state: str, finish: str) -> Answer:
-        return self._change(answer_id, text=text, state=state, finish=finish)
 
     def _change(self, answer_id: str, **what: Any) -> Answer:
         with self._lock:

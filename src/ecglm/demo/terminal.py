@@ -17,7 +17,7 @@ from ecglm.demo.neighbours import neighbours_shown
 from ecglm.demo.shown import Shown
 from ecglm.demo.streams import Stream
 from ecglm.demo.talk import ModelName, Placed, Talk
-from ecglm.demo.texts import plain, safe_name, words_of
+from ecglm.demo.texts import left_out, plain, safe_name, words_of
 from ecglm.errors import EcglmError, RejectedRecord, nearest
 from ecglm.files import write_text
 from ecglm.interrupts import LOOK, counted_interrupts
@@ -116,10 +116,12 @@ class Terminal:
         except (EcglmError, KeyboardInterrupt) as error:
             self.talk.failed(answer.id, str(error) or "stopped")
             raise
-        self.talk.answered(answer.id, stream.text, stream.finish_reason or "")
+        self.talk.answered(answer.id, stream.text, stream.finish_reason or "", stream.truncated)
         ends = {"cancelled": " (stopped)", "length": f" (cut at {self.max_new_tokens} tokens)"}
         said = "" if plain(stream.text).strip() or stream.finish_reason == "cancelled" else "(the model said nothing)"
         self.write(said + ends.get(stream.finish_reason or "", "") + "\n")
+        if note := left_out(stream.truncated):
+            self.tell(f"({note})")
 
     def _write_answer(self, turns: Sequence[Turn], ecgs: Sequence[EcgInput]) -> Stream:
         """Write an answer as it comes; Ctrl-C cancels it. Raises the EcglmError of the request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from ecglm.errors import EcglmError, RejectedRecord
 from ecglm.types import ECG_MARK
@@ -64,6 +65,22 @@ def fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
+
+
+#: What a prompt's length policy did, for people.
+_TRUNCATED = {
+    "dropped_neighbour": "some similar ECGs",
+    "cut_neighbour": "the end of what is told of similar ECGs",
+    "dropped_oldest_turns": "its oldest questions",
+    "dropped_system": "the system text",
+    "ecg_tokens": "part of the ECG",
+}
+
+
+def left_out(truncated: Sequence[str]) -> str:
+    """What a model was not shown of a talk that is too long for it, for people; empty where that is nothing."""
+    parts = [words for code, words in _TRUNCATED.items() if code in truncated]
+    return f"without {' and '.join(parts)}: the talk is longer than this model reads" if parts else ""
 
 
 def words_of(error: EcglmError) -> str:
