@@ -234,6 +234,14 @@ def test_without_a_file_nothing_is_rated(make):
     assert "--preferences" in said
 
 
+def answered(house, visit, question):
+    """Ask, and wait for all answers."""
+    visit.talk.ask(question)
+    running = ask_models(house, visit, lambda: None)
+    while not running.settled():
+        time.sleep(0.01)
+
+
 def test_a_model_that_cannot_answer_says_so_and_the_other_still_does(make, assistant):
     class Full(Parrot):
         def submit(self, *args, **given):
@@ -243,10 +251,7 @@ def test_a_model_that_cannot_answer_says_so_and_the_other_still_does(make, assis
     house.engines = (Full(assistant), house.engines[1])
     visit = house.open(ONE, "t")
     house.add(visit, house.samples.get("Synthetic 1"))
-    visit.talk.ask("What?")
-    running = ask_models(house, visit, lambda: None)
-    while not running.settled():
-        time.sleep(0.01)
+    answered(house, visit, "What?")
     left, right = exchanges(visit)[0].answers
     assert left.state == "failed" and "wait already" in left.text and right.text == "two"
 
@@ -391,10 +396,7 @@ def test_a_talk_with_more_ecgs_than_a_model_reads_goes_on_without_the_oldest(mak
     visit = house.open(ONE, "t1")
     for number in range(4):
         house.add(visit, house.samples.get("Synthetic 1"))
-        visit.talk.ask(f"Question {number}?")
-        running = ask_models(house, visit, lambda: None)
-        while not running.settled():
-            time.sleep(0.01)
+        answered(house, visit, f"Question {number}?")
     told = [exchange.answers[0] for exchange in exchanges(visit)]
     assert [b.state for b in told] == ["done"] * 4 and told[1].note == ""
     assert told[2].note.startswith("without ECG 1 and what") and told[3].note.startswith("without ECG 1, 2 and what")
@@ -417,9 +419,6 @@ def test_an_answer_to_a_talk_that_was_shortened_says_so(make, assistant):
     house.engines = (Forgetful(assistant, "an answer"),)
     visit = house.open(ONE, "t1")
     house.add(visit, house.samples.get("Synthetic 1"))
-    visit.talk.ask("Question?")
-    running = ask_models(house, visit, lambda: None)
-    while not running.settled():
-        time.sleep(0.01)
+    answered(house, visit, "Question?")
     ((bubble,),) = [exchange.answers for exchange in exchanges(visit)]
     assert bubble.state == "done" and bubble.note.startswith("without its oldest questions: the talk is longer")

@@ -86,7 +86,7 @@ def test_mistakes_are_one_line(args, words, tmp_path, capsys):
     assert said.out == "" and said.err.count("\n") == 1 and words.format(**filled) in said.err
 
 
-def test_models_are_named_by_what_tells_them_apart(tmp_path):
+def test_models_are_named_by_what_tells_them_apart(tmp_path, monkeypatch):
     def checkpoint(name, fingerprint):
         (tmp_path / name).mkdir(parents=True)
         manifest = {"kind": "checkpoint", "manifest_version": 1, "fingerprint": fingerprint}
@@ -95,4 +95,5 @@ def test_models_are_named_by_what_tells_them_apart(tmp_path):
 
     models = (checkpoint("runs/a/best", "1"), checkpoint("other/a/best", "2"))
     assert [(n.name, n.fingerprint) for n in names_of(models)] == [("a", "1"), ("a 2", "2")]
-    assert [n.name for n in names_of((Path("owner/name"),))] == ["name"]
+    monkeypatch.setattr("ecglm.models.checkpoint._download", lambda source: checkpoint(f"hub/{source}", "3"))
+    assert [(n.name, n.fingerprint) for n in names_of((Path("owner/name"),))] == [("name", "3")]

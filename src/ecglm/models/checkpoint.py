@@ -320,6 +320,11 @@ def checkpoint_folder(source: str | Path) -> Path:
     return folder if folder.is_dir() else _download(str(source))
 
 
+def checkpoint_fingerprint(source: str | Path) -> str:
+    """What tells this checkpoint from others, a folder or a hub id; EcglmError as ``checkpoint_folder``."""
+    return str(read_manifest(checkpoint_folder(source), KIND)["fingerprint"])
+
+
 def save_ecg_weights(elm: Elm, folder: Path) -> None:
     """Write encoder and connector, if there are any."""
     ecg = {k: v.contiguous().cpu() for k, v in elm.state_dict().items() if not k.startswith("llm.")}

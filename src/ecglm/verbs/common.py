@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,3 +113,10 @@ def tell(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:
         say(line)
+
+
+def model_name(source: str | Path) -> str:
+    """A checkpoint's name for people: its folder's, or that of its run."""
+    parts = [p for p in Path(source).parts if p not in (".", "..", "/")] or ["model"]
+    name = parts[-2] if parts[-1] in ("best", "last") and len(parts) > 1 else parts[-1]
+    return re.sub(r"[^\w.:-]", "-", name)

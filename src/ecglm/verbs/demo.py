@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import UseAppendAction
 
 from ecglm.errors import EcglmError
-from ecglm.verbs.common import Stores, say
+from ecglm.verbs.common import Stores, model_name, say
 
 
 def demo(
@@ -106,14 +106,12 @@ def _house(
 def names_of(models: tuple[Path, ...]) -> list[Any]:
     """Models as the page names them: by the last part of their path that says something, and their fingerprint."""
     from ecglm.demo.talk import ModelName
-    from ecglm.files import read_manifest
+    from ecglm.models.checkpoint import checkpoint_fingerprint
 
     found: list[ModelName] = []
     for number, folder in enumerate(models):
-        parts = [part for part in folder.parts if part not in ("best", "last", "/", ".", "..")]
-        name = parts[-1] if parts else "model"
+        name = model_name(folder)
         if name in [other.name for other in found]:
             name = f"{name} {number + 1}"
-        manifest = read_manifest(folder, "checkpoint") if folder.is_dir() else {}
-        found.append(ModelName(name, str(manifest.get("fingerprint", ""))))
+        found.append(ModelName(name, checkpoint_fingerprint(folder)))
     return found

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import UseAppendAction
 
 from ecglm.errors import ConfigError, EcglmError
-from ecglm.verbs.common import say
+from ecglm.verbs.common import model_name, say
 
 _NAMED = re.compile(r"([A-Za-z0-9][\w.:-]{0,63})=(.+)")
 
@@ -51,6 +51,7 @@ def chat(
     from ecglm.demo.server_ecgs import searcher
     from ecglm.demo.terminal import Terminal, typed
     from ecglm.models.assistant import load
+    from ecglm.models.checkpoint import checkpoint_fingerprint
     from ecglm.models.stream import Sampling
 
     if max_new_tokens < 1:
@@ -58,12 +59,13 @@ def chat(
     sampling = Sampling(temperature, top_p, seed) if temperature else None
     assistant = load(model)
     search = searcher(rag, assistant) if rag is not None else None
-    _warn_of_rag(_name_of(str(model)), assistant, search is not None)
+    _warn_of_rag(model_name(str(model)), assistant, search is not None)
     facts = {"rate": rate, "leads": leads, "units": units, "dataset": dataset}
     with Engine(assistant, max_batch=1) as engine:
-        name, remember = _name_of(str(model)), history == "own"
+        name, remember = model_name(str(model)), history == "own"
+        made_by = checkpoint_fingerprint(model)
         terminal = Terminal(
-            engine, name, max_new_tokens, sampling, facts, search, history=remember, fingerprint=_fingerprint(model)
+            engine, name, max_new_tokens, sampling, facts, search, history=remember, fingerprint=made_by
         )
         for file in ecg:
             terminal.add(file)
@@ -103,6 +105,7 @@ def serve(
     from ecglm.demo.engine import Engine
     from ecglm.demo.server_ecgs import searcher
     from ecglm.models.assistant import load
+    from ecglm.models.checkpoint import checkpoint_fingerprint
 
     if max_new_tokens < 1 or not 1 <= max_request_mb <= 1024 or not 0 <= drain <= 3600:
         raise EcglmError("max_new_tokens must be 1 or more, max_request_mb 1 to 1024, drain 0 to 3600")
@@ -122,7 +125,7 @@ def serve(
         search = searcher(rag, assistant) if rag is not None else None
         _warn_of_rag(name, assistant, search is not None)
         engine = Engine(assistant, max_batch=max_batch, max_queue=max_queue, timeout=timeout)
-        models.append(served_by.Served(name, engine, search, _fingerprint(source)))
+        models.append(served_by.Served(name, engine, search, checkpoint_fingerprint(source)))
     served_by.serve(models, options, place, host, say=say)
 
 
@@ -165,23 +168,8 @@ def _sources(given: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given:
         named = None if Path(text).exists() else _NAMED.fullmatch(text)
-        name, source = (named[1], named[2]) if named else (_name_of(text), text)
+        name, source = (named[1], named[2]) if named else (model_name(text), text)
         if name in found:
             raise EcglmError(f"--model: two models are called {name}; give names, --model NAME=DIR")
         found[name] = source
     return found
-
-
-def _fingerprint(source: str | Path) -> str:
-    """That of a checkpoint's files."""
-    from ecglm.files import read_manifest
-    from ecglm.models.checkpoint import KIND, checkpoint_folder
-
-    return str(read_manifest(checkpoint_folder(source), KIND)["fingerprint"])
-
-
-def _name_of(source: str) -> str:
-    """A checkpoint's name for people: its folder's, or that of its run."""
-    parts = [p for p in Path(source).parts if p not in (".", "/")] or ["model"]
-    name = parts[-2] if parts[-1] in ("best", "last") and len(parts) > 1 else parts[-1]
-    return re.sub(r"[^\w.:-]", "-", name)
